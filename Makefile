@@ -1,0 +1,47 @@
+# Every target sets up .venv by itself; the second time that costs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORE := .venv-core
+DATA ?= sklearn:breast_cancer
+ARGS ?=
+
+.PHONY: fit test test-core check bench docs clean
+
+fit: $(VENV)/.ready
+	$(BIN)/trivet fit $(DATA) $(ARGS)
+
+test: $(VENV)/.ready test-core
+	$(BIN)/python -m pytest -n 2 --cov=trivet --cov-report=term $(ARGS)
+
+# The core alone: no app extra, so nothing of the application may be needed by losses, optimizers, schedules, recipes.
+test-core: $(CORE)/.ready
+	$(CORE)/bin/python -m pytest -q -x -m "not app and not slow" $(ARGS)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m docs.generate
+
+clean:
+	rm -rf $(VENV) $(CORE) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
+
+# torch is installed first and pinned exactly, so that no later resolution looks for another build of it.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[app,dev]"
+	touch $@
+
+$(CORE)/.ready: pyproject.toml constraints.txt
+	test -x $(CORE)/bin/python || $(PYTHON) -m venv $(CORE)
+	$(CORE)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(CORE)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e . pytest hypothesis
+	touch $@

@@ -1,0 +1,3 @@
+"""Plots of anything: arrays in, figure out. Matplotlib is imported when a figure is drawn, not before."""
+
+from __future__ import annotations
