@@ -1,1 +1,307 @@
-"""The main job on one page."""
+"""The main job on one page: look, recommend, find the rate, train, judge, report."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+import trivet
+from trivet.advice import recommend
+from trivet.errors import RunError
+from trivet.facts import Profile, profile
+from trivet.recipes import Advice, Edit, Recipe
+from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run
+from trivet.report import write_report
+from trivet.tasks import Task, read_task
+from trivet.training import Outcome, Recorder, make_progress, predict_outputs, train
+from trivet.tuning import LRRange, find_lr
+
+if TYPE_CHECKING:
+    from trivet.training.progress import Progress
+
+
+def fit(
+    task: Task | str | None = None,
+    recipe: Recipe | str | Path | None = None,
+    *,
+    seed: int = 0,
+    budget: float | str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: str = "auto",
+    device: str = "auto",
+    checkpoint_every: float = 30.0,
+) -> Run:
+    """Choose a recipe for a task, say why, find the rate, train, judge on the test split, and leave a report.
+
+    Arguments
+    ---------
+    task : a `Task`, or what the command line takes as DATA ("houses.csv" needs a target: use `Task.from_table`).
+    recipe : a `Recipe` or a recipe file to train with as it is, instead of recommending one.
+    budget : seconds, or text such as "10m", for everything; the length is cut to fit before training starts.
+    out : the run's directory; `runs/NAME-xxxx` by default. resume : an unfinished run to go on with.
+    progress : "auto", "rich", "plain", "json", "html" or "off". device : "auto", "cpu", "cuda", ...
+
+    Returns the finished `Run`; raises `DivergedError` when the loss is not finite, `InputError` for input that
+    cannot be used.
+
+    >>> import tempfile, trivet
+    >>> run = trivet.fit("sklearn:wine", out=tempfile.mkdtemp(), progress="off", budget=5)
+    >>> run.result.metric.test > run.result.metric.baselines[0].value
+    True
+    """
+    began = time.perf_counter()
+    seconds = parse_budget(budget)
+    run, task, card = _open(task, seed, seconds, out, resume)
+    if run.status == "done":
+        return run
+    display = make_progress(progress)
+    device = _device(device)
+    facts = _stage(run, "profile.json", Profile, lambda: profile(task, seed=card.seed))
+    chosen = _recipe(run, task, facts, recipe, display)
+    if recipe is None:
+        chosen = _find_rate(run, task, chosen, facts, card.seed, display)
+    left = None if card.budget is None else max(1.0, card.budget - (time.perf_counter() - began))
+    chosen = _fit_into(run, task, chosen, left, card.seed)
+    run.write_recipe(chosen)
+    display.say(f"training into {run.path}")
+    with Journal(run.path / "record.jsonl") as journal:
+        outcome = train(
+            task,
+            chosen,
+            seed=card.seed,
+            callbacks=(Recorder(journal), display),
+            checkpoints=run.path,
+            checkpoint_every=checkpoint_every,
+            seconds=left,
+            device=device,
+        )
+    _save_weights(run, outcome)
+    if outcome.reason == "interrupted":
+        write_report(run)
+        return run
+    run.write("result.json", _judge(task, outcome, card.seed, device))
+    write_report(run)
+    return run
+
+
+# -- the stages; each leaves a file, and a stage whose file is there is not done again ----------------------
+
+
+def _open(
+    task: Task | str | None, seed: int, budget: float | None, out: str | Path | None, resume: str | Path | None
+) -> tuple[Run, Task, TaskCard]:
+    if resume is None:
+        if task is None:
+            raise RunError("fit needs a task (or DATA), or resume= with an unfinished run")
+        task = read_task(task, seed=seed) if isinstance(task, str) else task
+        run = new_run(task.name, out=out)
+        card = _card(task, seed, budget)
+        run.write("task.json", card)
+        run.write("environment.json", environment())
+        return run, task, card
+    run = Run.open(resume)
+    stored = run.read("task.json", TaskCard)
+    if stored is None:
+        raise RunError(f"{run.path} has no task.json, so it cannot be resumed; start a new run")
+    if task is None or isinstance(task, str):
+        if not stored.source:
+            raise RunError(f"{run.path} was run on a task made in Python; resume it with fit(task, resume=...)")
+        task = read_task(
+            stored.source, target=stored.target, kind=stored.kind, metric=stored.metric, model=stored.model, seed=stored.seed
+        )
+    if {name: len(split) for name, split in _splits(task)} != stored.rows:
+        raise RunError(f"the data behind {run.path} has changed since the run began; start a new run")
+    return run, task, stored
+
+
+def _stage(run: Run, name: str, kind: type[Profile], make: Callable[[], Profile]) -> Profile:
+    found = run.read(name, kind)
+    if found is None:
+        found = make()
+        run.write(name, found)
+    return found
+
+
+def _recipe(run: Run, task: Task, facts: Profile, given: Recipe | str | Path | None, display: Progress) -> Recipe:
+    if (run.path / "recipe.toml").exists():
+        return run.recipe
+    if given is not None:
+        chosen = given if isinstance(given, Recipe) else Recipe.load(given)
+    else:
+        chosen = recommend(task, seed=0) if facts is None else _recommend_from(task, facts)
+    run.write_recipe(chosen)
+    display.say(chosen.explain())
+    return chosen
+
+
+def _recommend_from(task: Task, facts: Profile) -> Recipe:
+    return recommend(facts, task=task)
+
+
+def _find_rate(run: Run, task: Task, recipe: Recipe, facts: Profile, seed: int, display: Progress) -> Recipe:
+    found = run.read("lr_range.json", LRRange)
+    if found is not None:
+        return recipe
+    found = find_lr(task, recipe, seed=seed, profile=facts)
+    before = recipe.optimizer["lr"]
+    display.say(f"rate: {found}")
+    if not found.abstained:
+        recipe = recipe.advise(
+            Advice(
+                Edit("optimizer.lr", found.pick),
+                f"A range test over {len(found.rates)} rates puts the usable ones between {found.low:.2g} and "
+                f"{found.high:.2g}" + (f"; the loss breaks away at {found.edge:.2g}" if found.edge else "") + ".",
+                {"before": float(str(before)), "low": found.low, "high": found.high, "sweeps": len(found.losses)},
+                "range test, Smith 2017, read off several sweeps",
+                found.confidence,
+            )
+        )
+    run.write_recipe(recipe)
+    run.write("lr_range.json", found)
+    return recipe
+
+
+def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, seed: int) -> Recipe:
+    """Cut the length so that the decay ends within the budget; a resumed run keeps the length that it has."""
+    if seconds is None or (run.path / "checkpoint.pt").exists():
+        return recipe
+    probe = recipe.apply(Edit("epochs", min(recipe.epochs, 40 * recipe.batch_size / len(task.train))))
+    began = time.perf_counter()
+    outcome = train(task, probe, seed=seed)
+    per_step = (time.perf_counter() - began) / max(1, outcome.step)
+    # A fifth is kept for evaluation, the final judgement and the report.
+    affordable = 0.8 * (seconds - (time.perf_counter() - began)) / per_step
+    steps = recipe.epochs * len(task.train) / recipe.batch_size
+    if affordable >= steps:
+        return recipe
+    epochs = float(f"{max(affordable * recipe.batch_size / len(task.train), 0.1):.3g}")
+    return recipe.advise(
+        Advice(
+            Edit("epochs", epochs),
+            f"The budget allows about {affordable:,.0f} steps, and a schedule that ends inside it beats one that is cut off.",
+            {"seconds per step": per_step, "seconds left": seconds},
+            confidence=0.9,
+        )
+    )
+
+
+def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
+    outputs, targets = predict_outputs(outcome.model, task.test, device=device)
+    value = task.metric(outputs, targets)
+    interval = task.interval(outputs, targets, seed=seed)
+    baselines = tuple(Baseline(b.name, b.value) for b in task.baselines())
+    metric = Judged(
+        name=task.metric.name,
+        test=value,
+        interval=interval,
+        val=outcome.metric,
+        higher_is_better=task.metric.higher_is_better,
+        baselines=baselines,
+    )
+    return Result(
+        metric=metric,
+        verdict=verdict(metric),
+        test_rows=len(task.test),
+        step=outcome.step,
+        steps=outcome.steps,
+        best_step=outcome.best_step,
+        reason=outcome.reason,
+        seconds=round(outcome.seconds, 2),
+        overhead=round(outcome.overhead, 4),
+    )
+
+
+def verdict(metric: Judged) -> str:
+    """Say in one or two sentences how the metric stands against its baselines, the interval considered."""
+    low, high = metric.interval
+    sign = 1 if metric.higher_is_better else -1
+    said = []
+    for baseline in metric.baselines:
+        ahead = sign * (metric.test - baseline.value)
+        clear = baseline.value < low or baseline.value > high
+        how = "better than" if ahead > 0 else "worse than" if ahead < 0 else "equal to"
+        sure = "" if clear else " (within the interval: the test split cannot tell them apart)"
+        said.append(f"{how} {baseline.name} ({baseline.value:.4g}){sure}")
+    return f"{metric.test:.4g} on the test split: " + "; ".join(said) + "." if said else f"{metric.test:.4g}."
+
+
+def _save_weights(run: Run, outcome: Outcome) -> None:
+    from safetensors.torch import save
+
+    weights = {name: tensor.contiguous().cpu().clone() for name, tensor in outcome.model.state_dict().items()}
+    run.write_bytes("model.safetensors", save(weights))
+
+
+def environment() -> dict[str, str | int]:
+    """Return versions and machine, as stored with every run and shown by `trivet env`."""
+    import numba
+    import numpy
+
+    return {
+        "trivet": trivet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def _card(task: Task, seed: int, budget: float | None) -> TaskCard:
+    command = f"trivet fit {shlex.quote(task.source)}" if task.source else "trivet.fit(task)"
+    if task.source and task.target:
+        command += f" --target {shlex.quote(task.target)}"
+    return TaskCard(
+        name=task.name,
+        kind=task.kind,
+        source=task.source,
+        target=task.target,
+        model=task.model_source,
+        metric=task.metric.name,
+        seed=seed,
+        rows={name: len(split) for name, split in _splits(task)},
+        classes=task.classes,
+        notes=task.notes,
+        command=command + (f" --seed {seed}" if seed else ""),
+        budget=budget,
+    )
+
+
+def _splits(task: Task) -> list[tuple[str, Task.Split]]:  # type: ignore[name-defined]
+    return [("train", task.train), ("val", task.val), ("test", task.test)]
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parse_budget(budget: float | str | None) -> float | None:
+    """Return a budget in seconds from a number or from text with a unit.
+
+    >>> parse_budget("10m"), parse_budget(90), parse_budget("1.5h")
+    (600.0, 90.0, 5400.0)
+    """
+    if budget is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    text = str(budget).strip().lower()
+    factor = units.get(text[-1:], 1.0)
+    number = text[:-1] if text[-1:] in units else text
+    try:
+        seconds = float(number) * factor
+    except ValueError:
+        raise RunError(f"budget {budget!r} is not a time; write seconds, or 90s, 10m, 1.5h") from None
+    if not 0 < seconds < float("inf"):
+        raise RunError(f"budget {budget!r} must be above 0")
+    return seconds

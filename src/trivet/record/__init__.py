@@ -1,1 +1,28 @@
+"""What a run writes: an append-only record of events, and the directory that keeps a run's files."""
 
+from __future__ import annotations
+
+from trivet.record.directory import Run, list_runs, new_run
+from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step
+from trivet.record.journal import Journal, Record, read_record
+from trivet.record.summary import Baseline, Judged, Result, TaskCard
+
+__all__ = [
+    "Baseline",
+    "End",
+    "Eval",
+    "Event",
+    "Journal",
+    "Judged",
+    "Note",
+    "Record",
+    "Result",
+    "Resume",
+    "Run",
+    "Start",
+    "Step",
+    "TaskCard",
+    "list_runs",
+    "new_run",
+    "read_record",
+]

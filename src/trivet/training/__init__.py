@@ -1,1 +1,20 @@
+"""The training loop: it knows tasks, recipes, records and callbacks, and nothing above them."""
 
+from __future__ import annotations
+
+from trivet.training.callbacks import Callback, Recorder
+from trivet.training.loop import Outcome, align, evaluate, predict_outputs, train
+from trivet.training.progress import make_progress
+from trivet.training.random_state import RandomState
+
+__all__ = [
+    "Callback",
+    "Outcome",
+    "RandomState",
+    "Recorder",
+    "align",
+    "evaluate",
+    "make_progress",
+    "predict_outputs",
+    "train",
+]

@@ -1,1 +1,7 @@
+"""Tuning: find the rate, and (later) search and compare recipes."""
 
+from __future__ import annotations
+
+from trivet.tuning.lr_finder import LRRange, find_lr
+
+__all__ = ["LRRange", "find_lr"]

@@ -1,0 +1,67 @@
+"""Recommend a recipe from a profile: the plain recipe first, then one reasoned change after another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trivet.advice.engine import run_rules
+from trivet.advice.recommend import length, loss, optimizer, rate
+from trivet.facts import Profile, profile
+from trivet.recipes import Advice, Recipe
+
+if TYPE_CHECKING:
+    from trivet.tasks import Task
+
+# In the order in which a person would decide: where to go, how to move, how far, for how long.
+RULES = (*loss.RULES, *optimizer.RULES, *length.RULES, *rate.RULES)
+
+PLAIN_LOSS = {
+    "regression": "mse_loss",
+    "binary": "binary_cross_entropy_with_logits",
+    "multiclass": "cross_entropy",
+}
+
+
+def recommend(task: Task | Profile, *, seed: int = 0) -> Recipe:
+    """Recommend a recipe for a task (or for a profile of it); the reasons are in `recipe.why`.
+
+    >>> import numpy as np
+    >>> from trivet.tasks import Task
+    >>> rng = np.random.default_rng(0)
+    >>> task = Task.from_arrays(rng.normal(size=(300, 4)), rng.integers(0, 3, 300), kind="multiclass")
+    >>> recommend(task).loss["name"]
+    'cross_entropy'
+    """
+    facts = task if isinstance(task, Profile) else profile(task, seed=seed)
+    start = Recipe(loss={"name": PLAIN_LOSS[facts.kind]}, optimizer={"name": "AdamW", "lr": 1e-3})
+    recipe = run_rules(RULES, facts, start, fold=_take)
+    if not isinstance(task, Profile):
+        recipe = _respect(recipe, task)
+    return recipe
+
+
+def _take(recipe: Recipe, advice: tuple[Advice, ...]) -> Recipe:
+    return recipe.advise(*advice)
+
+
+def _respect(recipe: Recipe, task: Task) -> Recipe:
+    """Put what the user fixed on the task above every rule."""
+    from trivet.recipes import Edit
+
+    fixed: list[Advice] = []
+    batch_size = task.batch_size or recipe.batch_size
+    if task.batch_size is not None:
+        fixed.append(
+            Advice(Edit("batch_size", task.batch_size), "The task fixes the batch size.", confidence=1.0)
+        )
+    if task.steps is not None:
+        per_epoch = max(1, len(task.train) // batch_size)
+        fixed.append(
+            Advice(
+                Edit("epochs", task.steps / per_epoch),
+                "The task fixes the number of steps.",
+                {"steps": task.steps},
+                confidence=1.0,
+            )
+        )
+    return recipe.advise(*fixed)

@@ -1,0 +1,114 @@
+"""Facts measured on the training split."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from trivet.tasks import Task
+
+SAMPLE = 20_000
+BASELINE_SAMPLE = 4_000
+# A residual past this many robust standard deviations counts as an outlier: 0.05 % of a normal distribution.
+OUTLIER = 3.5
+
+
+class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the training split looks like.
+
+    Shares lie in [0, 1]. `residual_kurtosis` is the excess kurtosis (0 for a normal distribution, 3 for a
+    Laplace one) and `outlier_share` the share past 3.5 robust standard deviations, both of the residuals of a
+    linear fit by Huber's loss: tails of the target that the inputs explain do not count.
+    `residual_scale` is their robust standard deviation in units of the target's standard deviation.
+    """
+
+    rows: int
+    sampled_rows: int
+    input_shape: tuple[int, ...]
+    outputs: int
+    is_image: bool = False
+    class_counts: tuple[int, ...] = ()
+    minority_share: float | None = None
+    imbalance: float | None = None
+    prior_entropy: float | None = None
+    target_skew: float | None = None
+    residual_kurtosis: float | None = None
+    residual_scale: float | None = None
+    outlier_share: float | None = None
+    share_at_maximum: float | None = None
+
+
+def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
+    """Measure the training split of a task, sampled to at most 20,000 rows."""
+    rows = len(task.train)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(rows, generator=generator)[:SAMPLE]
+    inputs, targets = task.train.batch(chosen)
+    first = inputs[0] if isinstance(inputs, tuple) else inputs
+    shape = tuple(first.shape[1:])
+    basic = {
+        "rows": rows,
+        "sampled_rows": len(chosen),
+        "input_shape": shape,
+        "outputs": task.outputs,
+        "is_image": len(shape) == 3,
+    }
+    if task.kind == "regression":
+        return DataFacts(**basic, **_tails(inputs, targets))
+    return DataFacts(**basic, **_classes(targets, max(task.outputs, 2)))
+
+
+def _classes(targets: Tensor, classes: int) -> dict[str, object]:
+    counts = torch.bincount(targets.long().flatten(), minlength=classes)
+    shares = counts.double() / counts.sum()
+    present = shares[shares > 0]
+    return {
+        "class_counts": tuple(counts.tolist()),
+        "minority_share": float(present.min()),
+        "imbalance": float(present.max() / present.min()),
+        "prior_entropy": float(-(present * present.log()).sum()),
+    }
+
+
+def _tails(inputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> dict[str, object]:
+    y = targets.double().flatten()
+    spread = float(y.std()) or 1.0
+    facts: dict[str, object] = {
+        "target_skew": float(((y - y.mean()) / spread).pow(3).mean()),
+        "share_at_maximum": float((y == y.max()).double().mean()),
+    }
+    residual = _robust_residual(inputs, targets)
+    if residual is None:
+        return facts
+    centred = residual - residual.median()
+    scale = max(1.4826 * float(centred.abs().median()), 1e-12)
+    return facts | {
+        "residual_kurtosis": float(residual.sub(residual.mean()).pow(4).mean() / residual.var().pow(2)) - 3,
+        "residual_scale": scale / spread,
+        "outlier_share": float((centred.abs() > OUTLIER * scale).double().mean()),
+    }
+
+
+def _robust_residual(inputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor | None:
+    """Residuals of a linear Huber fit on a sample of rows, or None where the inputs are no flat numbers."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import HuberRegressor
+
+    first = inputs[0] if isinstance(inputs, tuple) else inputs
+    if first.ndim != 2 or not first.is_floating_point() or first.shape[1] == 0:
+        return None
+    x, y = first[:BASELINE_SAMPLE].double().numpy(), targets[:BASELINE_SAMPLE].double().flatten().numpy()
+    if len(y) < 10 * math.isqrt(x.shape[1]) or not x.shape[1] < len(y):
+        return None
+    import warnings
+
+    with warnings.catch_warnings():
+        # An unfinished robust fit still has usable residuals; nothing here depends on the last digit.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = HuberRegressor(epsilon=1.345, alpha=1e-3, max_iter=200).fit(x, y)
+    return torch.from_numpy(y - model.predict(x))

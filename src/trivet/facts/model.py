@@ -1,0 +1,85 @@
+"""Facts measured on a freshly made model."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+if TYPE_CHECKING:
+    from trivet.tasks import Task
+
+# Module types by the family that decides what they need; the first match counts.
+FAMILIES: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
+    ("convolution", (_ConvNd,)),
+    ("attention", (nn.MultiheadAttention,)),
+    ("recurrence", (nn.RNNBase, nn.RNNCellBase)),
+    ("embedding", (nn.Embedding, nn.EmbeddingBag)),
+    ("batch_norm", (_BatchNorm,)),
+    ("layer_norm", (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)),
+    ("dropout", (nn.Dropout, nn.Dropout1d, nn.Dropout2d)),
+    ("linear", (nn.Linear,)),
+)
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model is made of.
+
+    `layers` counts modules by family; `depth` counts the layers that carry weight matrices. `pretrained` means
+    that two models made with different seeds share most of their weight matrices: the weights were loaded, not
+    drawn. `flops_per_sample` counts multiplications and additions of one forward pass; `probe_rows` is how many
+    samples it was measured on.
+    """
+
+    parameters: int
+    trainable: int
+    layers: dict[str, int]
+    depth: int
+    normalised: bool
+    pretrained: bool
+    flops_per_sample: float | None = None
+
+
+def measure_model(task: Task, *, seed: int = 0) -> ModelFacts:
+    """Measure the model that the task makes."""
+    model = task.make_model(seed)
+    layers = Counter(family for module in model.modules() if (family := _family(module)))
+    parameters = list(model.parameters())
+    return ModelFacts(
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        layers=dict(sorted(layers.items())),
+        depth=sum(layers[f] for f in ("linear", "convolution", "recurrence", "attention")),
+        normalised=bool(layers["batch_norm"] or layers["layer_norm"]),
+        pretrained=_is_pretrained(model, task.make_model(seed + 1)),
+        flops_per_sample=_flops(task, model),
+    )
+
+
+def _family(module: nn.Module) -> str | None:
+    return next((name for name, types in FAMILIES if isinstance(module, types)), None)
+
+
+def _is_pretrained(one: nn.Module, other: nn.Module) -> bool:
+    pairs = [(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True) if a.ndim >= 2]
+    same = sum(a.numel() for a, b in pairs if torch.equal(a, b))
+    return same > 0.5 * sum(a.numel() for a, _ in pairs)
+
+
+def _flops(task: Task, model: nn.Module) -> float | None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    rows = min(8, len(task.train))
+    inputs, _ = task.train.batch(torch.arange(rows))
+    model.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), warnings.catch_warnings(), counter:
+        warnings.simplefilter("ignore")
+        model(inputs)
+    return counter.get_total_flops() / rows or None

@@ -1,0 +1,84 @@
+"""One look for every figure, and SVG that follows the page it stands in."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trivet.errors import require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: distinguishable with every common colour blindness, on white and on black.
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+# Stands for the page's own text colour until the figure is written as SVG.
+INK = "#7b7b7c"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Set matplotlib's parameters for the figures drawn inside."""
+    require("matplotlib", "app")
+    import matplotlib as mpl
+
+    settings = {
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.labelsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": mpl.cycler(color=CYCLE),
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "grid.color": INK,
+        "grid.alpha": 0.2,
+        "axes.grid": True,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "legend.labelcolor": INK,
+        "lines.linewidth": 1.6,
+        "savefig.facecolor": "none",
+        "svg.fonttype": "none",
+        "svg.hashsalt": "trivet",
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "font.family": "sans-serif",
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[object]]:
+    """Return a figure (size in inches) outside pyplot's global state, and its axes from left to right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def to_svg(figure: Figure, *, label: str) -> str:
+    """Return a figure as an inline SVG element that takes its text colour and font from the page.
+
+    `label` says in words what the figure shows, for those who do not see it.
+    """
+    buffer = io.StringIO()
+    with style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1; font-family: inherit", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

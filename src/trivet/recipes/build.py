@@ -1,0 +1,120 @@
+"""From a recipe to the live parts of a training step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trivet.errors import RecipeError
+from trivet.optim import param_groups
+from trivet.recipes.catalogue import loss_class, optimizer_class, parameters_of
+from trivet.schedules import Scheduler
+from trivet.schedules import parse as parse_schedule
+
+if TYPE_CHECKING:
+    from trivet.recipes.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Gradient clipping by global norm or by value; called with the model after `backward()`.
+
+    Returns the norm of all gradients before clipping (a scalar tensor), or `None` where clipping by value or
+    not at all makes the norm an extra pass that nobody asked for.
+    """
+
+    norm: float | None = None
+    value: float | None = None
+
+    def __call__(self, model: nn.Module) -> Tensor | None:
+        parameters = [p for p in model.parameters() if p.grad is not None]
+        if self.value is not None:
+            nn.utils.clip_grad_value_(parameters, self.value)
+        if self.norm is None:
+            return None
+        return nn.utils.clip_grad_norm_(parameters, self.norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """All that a training step needs, built from a recipe for one model."""
+
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    clip: Clip
+    precision: str = "float32"
+
+    def autocast(self, device: torch.device | str = "cpu") -> AbstractContextManager[object]:
+        """Return the context for the forward pass: autocast for bfloat16, nothing for float32."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def build(recipe: Recipe, model: nn.Module, *, steps: int) -> Parts:
+    """Build loss, optimizer, scheduler and clipping for a model; `steps` counts optimizer steps of the run."""
+    if steps < 1:
+        raise RecipeError(f"steps = {steps} leaves nothing to train; give the number of optimizer steps")
+    optimizer = build_optimizer(recipe, model)
+    clip = Clip(**(recipe.clip or {}))
+    schedule = parse_schedule(recipe.schedule)
+    return Parts(
+        loss=build_loss(recipe),
+        optimizer=optimizer,
+        scheduler=Scheduler(optimizer, schedule, total_steps=steps),
+        clip=clip,
+        precision=recipe.precision,
+    )
+
+
+def build_loss(recipe: Recipe) -> nn.Module:
+    """Build the loss module; lists of numbers (class weights) become tensors."""
+    params = {key: _tensor(value) for key, value in recipe.loss.items() if key != "name"}
+    cls = loss_class(str(recipe.loss["name"]))
+    try:
+        return cls(**params)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"loss {recipe.loss['name']!r}: {error}") from error
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer over the model's trainable parameters, grouped as the recipe says."""
+    params = {key: _pair(value) for key, value in recipe.optimizer.items() if key != "name"}
+    name = str(recipe.optimizer["name"])
+    cls = optimizer_class(name)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise RecipeError("the model has no trainable parameters; unfreeze some, or give another model")
+    try:
+        return cls(_groups(recipe, model, cls), **params)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"optimizer {name!r}: {error}") from error
+
+
+def _groups(recipe: Recipe, model: nn.Module, cls: type) -> Iterable[Tensor] | list[dict[str, object]]:
+    if not recipe.groups:
+        return [p for p in model.parameters() if p.requires_grad]
+    default_decay = parameters_of(cls).get("weight_decay")
+    decay = recipe.optimizer.get("weight_decay", default_decay.default if default_decay else 0.0)
+    families = recipe.groups.get("no_decay", [])
+    layer_decay = recipe.groups.get("layer_decay", 1.0)
+    return param_groups(
+        model,
+        weight_decay=float(decay),  # type: ignore[arg-type]
+        lr=float(recipe.optimizer.get("lr", parameters_of(cls)["lr"].default)),  # type: ignore[arg-type]
+        no_decay=tuple(families) if isinstance(families, list) else (),
+        layer_decay=float(layer_decay) if not isinstance(layer_decay, list) else 1.0,
+    )
+
+
+def _tensor(value: object) -> object:
+    return torch.tensor(value, dtype=torch.float32) if isinstance(value, list) else value
+
+
+def _pair(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value

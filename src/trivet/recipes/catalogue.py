@@ -1,0 +1,89 @@
+"""The parts that a recipe can name, and the check of what a recipe says about them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from trivet import losses, optim
+from trivet.errors import RecipeError, nearest, unknown_name
+
+# Set by the build itself, never by a recipe.
+_NOT_IN_RECIPES = {"self", "params", "reduction", "reduce", "size_average", "backend"}
+_BACKEND_CHOICES = {"foreach", "fused", "capturable", "differentiable"}
+
+
+def loss_names() -> list[str]:
+    """Return the names a recipe may give for `loss`, sorted."""
+    return sorted(losses.catalogue())
+
+
+def optimizer_names() -> list[str]:
+    """Return the names a recipe may give for `optimizer`, sorted."""
+    return sorted(optim.catalogue())
+
+
+def loss_class(name: str) -> type[nn.Module]:
+    """Return the module class behind a loss's name; raises `RecipeError` with the nearest name."""
+    try:
+        return losses.catalogue()[name]
+    except KeyError:
+        raise unknown_name("loss", name, losses.catalogue(), error=RecipeError) from None
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """Return the class behind an optimizer's name; raises `RecipeError` with the nearest name."""
+    try:
+        return optim.catalogue()[name]
+    except KeyError:
+        raise unknown_name("optimizer", name, optim.catalogue(), error=RecipeError) from None
+
+
+@functools.cache
+def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a part that a recipe may set, by name."""
+    hidden = _NOT_IN_RECIPES | _BACKEND_CHOICES
+    found = inspect.signature(cls).parameters.values()
+    return {p.name: p for p in found if p.name not in hidden and p.kind is not p.VAR_KEYWORD}
+
+
+def check_loss(part: Mapping[str, object]) -> None:
+    """Raise `RecipeError` unless the loss exists and has the parameters given."""
+    _check_part("loss", part, loss_class(str(part["name"])))
+
+
+def check_optimizer(part: Mapping[str, object]) -> None:
+    """Raise `RecipeError` unless the optimizer exists, has the parameters given, and its rate is positive."""
+    _check_part("optimizer", part, optimizer_class(str(part["name"])))
+    lr = part.get("lr", 1.0)
+    if not isinstance(lr, int | float) or not 0 < lr < float("inf"):
+        raise RecipeError(f"optimizer.lr = {lr!r} must be a finite number above 0")
+
+
+def _check_part(field: str, part: Mapping[str, object], cls: type) -> None:
+    allowed = parameters_of(cls)
+    for key, value in part.items():
+        if key == "name":
+            continue
+        if key not in allowed:
+            raise RecipeError(
+                f"{field} {part['name']!r} has no parameter {key!r}{nearest(key, allowed) or '.'} "
+                f"Allowed: {', '.join(allowed)}"
+            )
+        default = allowed[key].default
+        is_number = isinstance(default, int | float) and not isinstance(default, bool)
+        if is_number and (isinstance(value, str | bool) or not isinstance(value, int | float)):
+            hint = f"; write {key} = {value} without quotes" if isinstance(value, str) and _reads_as_number(value) else ""
+            raise RecipeError(f"{field}.{key} = {value!r} must be a number{hint}")
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

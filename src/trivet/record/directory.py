@@ -1,0 +1,147 @@
+"""The directory of a run: which file holds what, written atomically."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from trivet.errors import RunError, unknown_name
+from trivet.recipes import Advice, Recipe
+from trivet.record.journal import Record, read_record
+
+T = TypeVar("T")
+
+RECIPE, RECORD, RESULT = "recipe.toml", "record.jsonl", "result.json"
+
+
+class Run:
+    """A training in progress or done: recipe, record and checkpoints in one directory.
+
+    ```
+    recipe.toml          what is run               task.json         what it is run on
+    why.json             the reasons               profile.json      the facts they rest on
+    lr_range.json        the range test            environment.json  versions, machine, seed
+    record.jsonl         every event               checkpoint.pt     the latest state, for resuming
+    model.safetensors    the best weights          result.json       the verdict
+    report.html          all of it, to look at
+    ```
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path, *, runs: str | Path = "runs") -> Run:
+        """Open an existing run by its directory, or by its name in the runs folder."""
+        for candidate in (Path(path), Path(runs) / str(path)):
+            if (candidate / "task.json").is_file() or (candidate / RECIPE).is_file():
+                return cls(candidate)
+        if Path(path).exists():
+            raise RunError(f"{path} is not a run: it has no {RECIPE}; give a directory that `trivet fit` made")
+        names = [run.path.name for run in list_runs(runs)]
+        if names:
+            raise unknown_name("run", str(path), names, error=RunError)
+        raise RunError(f"there is no run {path}; `trivet fit DATA` makes one, `trivet runs` lists them")
+
+    # -- what it holds ----------------------------------------------------------------------------
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, with its reasons where they were stored."""
+        recipe = Recipe.load(self.path / RECIPE)
+        why = self.read("why.json", tuple[Advice, ...])
+        return msgspec.structs.replace(recipe, why=why) if why else recipe
+
+    @property
+    def record(self) -> Record:
+        """The record so far (read anew each time: the run may be in progress)."""
+        path = self.path / RECORD
+        return read_record(path) if path.exists() else Record()
+
+    @property
+    def status(self) -> str:
+        """How the run stands: "done", or how it ended, or "unfinished" (in progress, or crashed)."""
+        if (self.path / RESULT).exists():
+            return "done"
+        end = self.record.end
+        return end.reason if end is not None else "unfinished"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.status})"
+
+    # -- reading and writing ----------------------------------------------------------------------
+
+    def read(self, name: str, kind: type[T]) -> T | None:
+        """Read one of the JSON files as `kind`, or None where it was not written."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise RunError(f"cannot read {path}: {error}") from error
+
+    def write(self, name: str, data: object) -> Path:
+        """Write one of the JSON files atomically."""
+        text = msgspec.json.format(msgspec.json.encode(data), indent=2)
+        return self.write_bytes(name, text + b"\n")
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Write a file atomically: a reader sees the old content or the new, never half of it."""
+        path, part = self.path / name, self.path / f".{name}.part"
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise RunError(f"cannot write {path}: {error.strerror}") from error
+        return path
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Store a recipe and the reasons beside it."""
+        self.write_bytes(RECIPE, recipe.to_toml().encode())
+        self.write("why.json", recipe.why)
+        self.__dict__.pop("recipe", None)
+
+    def remove(self) -> None:
+        """Delete the directory and all that is in it."""
+        shutil.rmtree(self.path)
+
+
+def new_run(name: str, *, out: str | Path | None = None, runs: str | Path = "runs") -> Run:
+    """Make an empty run directory: `out` itself where given, else a fresh `runs/NAME-xxxx`."""
+    path = Path(out) if out is not None else Path(runs) / f"{name}-{os.urandom(2).hex()}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path} exists already and is not empty; give another --out, "
+            f"or go on with it: trivet fit --resume {path}"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror}; give another --out") from error
+    return Run(path)
+
+
+def list_runs(runs: str | Path = "runs") -> list[Run]:
+    """Return all runs in a folder, oldest first."""
+    folder = Path(runs)
+    if not folder.is_dir():
+        return []
+    found = [Run(p) for p in folder.iterdir() if (p / "task.json").is_file() or (p / RECIPE).is_file()]
+    return sorted(found, key=lambda run: run.path.stat().st_mtime)

@@ -1,0 +1,130 @@
+"""Write a record line by line; read it back, whatever the last crash did to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from trivet.errors import RunError
+from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step
+
+_decoder = msgspec.json.Decoder(Event)
+
+
+class Journal:
+    """An append-only file of events; every event is one `write` of one line, so a crash tears at most the last.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "record.jsonl"
+    >>> with Journal(path) as journal:
+    ...     journal.write(Note(1, "hello"))
+    >>> read_record(path).notes[0].text
+    'hello'
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._encoder = msgspec.json.Encoder()
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            # A torn last line must not swallow the next event.
+            size = os.lseek(self._file, 0, os.SEEK_END)
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                os.write(self._file, b"\n")
+        except OSError as error:
+            raise RunError(f"cannot write the record {path}: {error.strerror}") from error
+
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        try:
+            os.write(self._file, self._encoder.encode(event) + b"\n")
+        except OSError as error:
+            raise RunError(f"cannot write the record {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Flush to the disk and close; closing twice is allowed."""
+        if self._file >= 0:
+            # Some file systems (pipes, /dev/full in tests) cannot sync; the data has been handed over all the same.
+            try:
+                os.fsync(self._file)
+            except OSError:
+                pass
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """All events of a run, sorted by kind, without what a crash lost and a resume repeated."""
+
+    start: Start | None = None
+    steps: tuple[Step, ...] = ()
+    evals: tuple[Eval, ...] = ()
+    notes: tuple[Note, ...] = ()
+    resumes: tuple[Resume, ...] = ()
+    end: End | None = None
+    unreadable_lines: int = 0
+
+    def best(self) -> Eval | None:
+        """Return the best evaluation on validation data, or None before the first."""
+        marked = [e for e in self.evals if e.best]
+        return marked[-1] if marked else None
+
+
+def read_record(path: str | Path) -> Record:
+    """Read a record; lines that are torn or from a newer version are counted, not fatal."""
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise RunError(f"cannot read the record {path}: {error.strerror}") from error
+    events: list[Event] = []
+    unreadable = 0
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            events.append(_decoder.decode(line))
+        except msgspec.MsgspecError:
+            unreadable += 1
+    return _sorted(events, unreadable)
+
+
+def _sorted(events: Iterable[Event], unreadable: int) -> Record:
+    start: Start | None = None
+    end: End | None = None
+    steps: list[Step] = []
+    evals: list[Eval] = []
+    notes: list[Note] = []
+    resumes: list[Resume] = []
+    for event in events:
+        match event:
+            case Start():
+                start = event
+            case Step():
+                steps.append(event)
+            case Eval():
+                evals.append(event)
+            case Note():
+                notes.append(event)
+            case End():
+                end = event
+            case Resume(step=step):
+                resumes.append(event)
+                end = None
+                steps = [e for e in steps if e.step <= step]
+                evals = [e for e in evals if e.step <= step]
+                notes = [e for e in notes if e.step <= step]
+    return Record(start, tuple(steps), tuple(evals), tuple(notes), tuple(resumes), end, unreadable)

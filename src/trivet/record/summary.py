@@ -1,0 +1,58 @@
+"""What a run is about and how it came out, as files in its directory."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is run on, and how to make the task again (`task.json`).
+
+    `source` is what the reader was given ("" for a task made in Python, which only Python can make again).
+    """
+
+    name: str
+    kind: str
+    source: str
+    metric: str
+    seed: int
+    rows: dict[str, int]
+    target: str | None = None
+    model: str | None = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: str = ""
+    budget: float | None = None
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """A contender without a recipe, judged on the same test split by the same metric."""
+
+    name: str
+    value: float
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """The task's metric on the test split, with a 95 % bootstrap interval, beside validation and baselines."""
+
+    name: str
+    test: float
+    interval: tuple[float, float]
+    val: float
+    higher_is_better: bool
+    baselines: tuple[Baseline, ...] = ()
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict of a run (`result.json`); `overhead` is the loop's and record's share of the training time."""
+
+    metric: Judged
+    verdict: str
+    test_rows: int
+    step: int
+    steps: int
+    best_step: int
+    reason: str
+    seconds: float
+    overhead: float
+    threshold: float | None = None
