@@ -1,1 +1,26 @@
+"""What is to be learned: tasks, readers, splits, preprocessing, small reference models, metrics."""
 
+from trivet.tasks.baselines import Baseline
+from trivet.tasks.kinds import KINDS, Kind
+from trivet.tasks.metrics import METRICS, Metric, metric_for
+from trivet.tasks.models import ResidualCNN, TabularMLP
+from trivet.tasks.preprocessing import Preprocessing
+from trivet.tasks.readers import SKLEARN_SETS, read_task
+from trivet.tasks.splits import Split
+from trivet.tasks.task import Task
+
+__all__ = [
+    "KINDS",
+    "METRICS",
+    "SKLEARN_SETS",
+    "Baseline",
+    "Kind",
+    "Metric",
+    "Preprocessing",
+    "ResidualCNN",
+    "Split",
+    "TabularMLP",
+    "Task",
+    "metric_for",
+    "read_task",
+]

@@ -1,0 +1,266 @@
+"""A task from arrays in memory or in an ``.npz`` file: matrices of numbers, and images."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trivet.errors import DataError
+from trivet.tasks.kinds import kind_named
+from trivet.tasks.metrics import Metric
+from trivet.tasks.models import ResidualCNN, TabularMLP
+from trivet.tasks.preprocessing import (
+    ImagePreprocessing,
+    MatrixPreprocessing,
+    Numeric,
+    Preprocessing,
+    image_layout,
+)
+from trivet.tasks.splits import TensorSplit, draw_splits
+from trivet.tasks.targets import FEW_CLASSES, Target, read_target
+from trivet.tasks.task import ModelFactory, Task
+
+__all__ = ["encoded_task", "read_npz", "task_from_arrays"]
+
+Array = NDArray[Any]
+
+
+def task_from_arrays(
+    X: object,
+    y: object,
+    X_test: object = None,
+    y_test: object = None,
+    *,
+    kind: str | None = None,
+    metric: str | Metric | Callable[[Tensor, Tensor], float] | None = None,
+    model: ModelFactory | nn.Module | None = None,
+    seed: int = 0,
+    name: str = "arrays",
+    source: str = "memory",
+    features: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    batch_size: int | None = None,
+    steps: int | None = None,
+    notes: tuple[str, ...] = (),
+) -> Task:
+    """Make a task from ``X`` ``(rows, columns)`` numbers or ``(rows, height, width[, channels])`` images, and ``y`` ``(rows,)``.
+
+    Without ``X_test`` a test split of 20 % is drawn; validation is always drawn from ``X``. Everything is fitted on the training
+    rows alone. ``features`` and ``classes`` are names for columns and for labels 0, 1, ...
+
+    >>> task = task_from_arrays(np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3)
+    >>> task.kind, task.outputs, len(task.train)
+    ('multiclass', 3, 54)
+
+    Raises DataError for NaN, infinite or non-numeric values, shapes that do not match, and targets that cannot be learned.
+    """
+    raw, layout = _features(X, "X")
+    if (X_test is None) != (y_test is None):
+        raise DataError("a test set needs both: give X_test and y_test, or neither")
+    target = read_target(y, kind, class_limit=1000 if layout else FEW_CLASSES)
+    _same_length(raw, target.values, "X and y")
+    raw_test, test_values = None, None
+    if X_test is not None:
+        raw_test, _ = _features(X_test, "X_test")
+        if raw_test.shape[1:] != raw.shape[1:]:
+            raise DataError(
+                f"X_test has shape {raw_test.shape[1:]} per row, X has {raw.shape[1:]}; they must be the same"
+            )
+        test_values = target.encode(y_test)
+        _same_length(raw_test, test_values, "X_test and y_test")
+
+    def fit(rows: Array) -> tuple[Preprocessing, tuple[str, ...]]:
+        return _fit_images(rows, layout) if layout else _fit_matrix(rows, tuple(features))
+
+    return encoded_task(
+        target if not classes else _renamed(target, classes),
+        lambda rows: raw[rows],
+        fit,
+        raw_test,
+        test_values,
+        metric=metric,
+        model=model,
+        seed=seed,
+        name=name,
+        source=source,
+        batch_size=batch_size,
+        steps=steps,
+        notes=notes,
+    )
+
+
+def encoded_task(
+    target: Target,
+    take: Callable[[Array], Any],
+    fit: Callable[[Any], tuple[Preprocessing, tuple[str, ...]]],
+    raw_test: object,
+    test_values: Tensor | None,
+    *,
+    metric: str | Metric | Callable[[Tensor, Tensor], float] | None,
+    model: ModelFactory | nn.Module | None,
+    seed: int,
+    name: str,
+    source: str,
+    batch_size: int | None,
+    steps: int | None,
+    notes: tuple[str, ...],
+) -> Task:
+    """Draw the splits, ``fit`` the preprocessing on the training rows that ``take`` gives, encode every split, make the task."""
+    kind = kind_named(target.kind)
+    shaped = kind.shape_target(target.values)
+    kind.check_targets(shaped, "train")
+    strata = kind.strata(shaped)
+    train, val, test = draw_splits(
+        len(shaped), strata, seed, val=True, test=raw_test is None, names=target.classes
+    )
+    assert val is not None
+    preprocessing, fitted = fit(take(train.numpy()))
+    scale = None if target.classes else _scale(target.values[train])
+
+    def split(raw: Any, values: Tensor) -> TensorSplit:
+        values = values if scale is None else (values - scale[0]) / scale[1]
+        return TensorSplit(
+            preprocessing.encode(raw),
+            kind.shape_target(values).float() if scale else kind.shape_target(values),
+        )
+
+    if test is not None:
+        raw_test, test_values = take(test.numpy()), target.values[test]
+    assert test_values is not None
+    train_split = split(take(train.numpy()), target.values[train])
+    val_split = split(take(val.numpy()), target.values[val])
+    outputs = kind.outputs(shaped)
+    return Task(
+        model if model is not None else _reference_model(preprocessing, train_split, outputs),
+        train_split,
+        val_split,
+        split(raw_test, test_values),
+        kind=target.kind,
+        metric=metric,
+        batch_size=batch_size,
+        steps=steps,
+        name=name,
+        seed=seed,
+        classes=target.classes,
+        source=source,
+        notes=(target.note, *notes, *fitted),
+        target_scale=scale,
+        preprocessing=preprocessing,
+    )
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """Read ``X_train, y_train[, X_test, y_test]`` and perhaps ``classes``; pickled objects are refused, never loaded.
+
+    Raises DataError when the file is damaged, holds objects, or lacks an array.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {
+                name: archive[name]
+                for name in names
+                if name in ("X_train", "y_train", "X_test", "y_test", "classes")
+            }
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise DataError(
+                f"{path.name} holds pickled Python objects, which are never loaded: save plain numbers or text instead "
+                "(for instance X.astype('float32'), y.astype(str))"
+            ) from error
+        raise DataError(f"{path.name} cannot be read as .npz: {error}") from error
+    except (zipfile.BadZipFile, EOFError, KeyError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise DataError(f"{path.name} is damaged, cut short, or not an .npz file: {error}") from error
+    absent = [name for name in ("X_train", "y_train") if name not in arrays]
+    if absent:
+        raise DataError(f"{path.name} lacks {' and '.join(absent)}; it has {', '.join(names) or 'nothing'}")
+    return arrays
+
+
+def _features(raw: object, what: str) -> tuple[Array, str | None]:
+    values = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
+    if values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or .parquet table"
+        )
+    if len(values.shape) == 0 or len(values) == 0:
+        raise DataError(f"{what} has no rows")
+    values = values[:, None] if values.ndim == 1 else values
+    if values.dtype.kind == "f":
+        broken = int((~np.isfinite(values)).sum())
+        if broken:
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise DataError(
+                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or remove them first"
+            )
+    if values.ndim == 2:
+        return values, None
+    layout = image_layout(values.shape, values.dtype)
+    if layout is None:
+        raise DataError(
+            f"{what} has shape {values.shape}, neither a table (rows, columns) nor images (rows, height, width[, channels]): "
+            "reshape it, or give Task(...) your own model and dataset"
+        )
+    return values, layout
+
+
+def _same_length(inputs: Array, targets: Tensor, what: str) -> None:
+    if len(inputs) != len(targets):
+        raise DataError(f"{what} have {len(inputs)} and {len(targets)} rows; they must be as many")
+
+
+def _renamed(target: Target, classes: Sequence[str]) -> Target:
+    if not target.classes or target.classes != tuple(str(label) for label in range(len(classes))):
+        return target
+    return Target(target.kind, target.values, tuple(map(str, classes)), target.note)
+
+
+def _fit_images(rows: Array, layout: str) -> tuple[Preprocessing, tuple[str, ...]]:
+    fitted = ImagePreprocessing.fit(rows, layout)
+    channels, height, width = fitted.shape
+    return fitted, (
+        f"images: {height} x {width}, {channels} channel{'s' * (channels > 1)}, standardised per channel",
+    )
+
+
+def _fit_matrix(rows: Array, names: tuple[str, ...]) -> tuple[Preprocessing, tuple[str, ...]]:
+    values = rows.astype(np.float64)
+    width = values.shape[1]
+    names = names or tuple(f"x{at}" for at in range(width))
+    kept = tuple(int(at) for at in np.flatnonzero(values.max(axis=0) > values.min(axis=0)))
+    if not kept:
+        raise DataError("every column of X is constant; there is nothing to learn from")
+    notes = [
+        f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes softly clipped"
+    ]
+    if len(kept) < width:
+        dropped = [names[at] for at in range(width) if at not in set(kept)]
+        notes.append(
+            f"{len(dropped)} constant columns dropped: {', '.join(dropped[:8])}{', ...' * (len(dropped) > 8)}"
+        )
+    columns = tuple(Numeric.fit(names[at], values[:, at]) for at in kept)
+    return MatrixPreprocessing(columns, kept, width), tuple(notes)
+
+
+def _scale(values: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of the training targets; a constant one was refused before."""
+    return float(values.mean()), float(values.std(correction=0)) or 1.0
+
+
+def _reference_model(preprocessing: Preprocessing, train: TensorSplit, outputs: int) -> ModelFactory:
+    inputs = train.inputs
+    if isinstance(preprocessing, ImagePreprocessing):
+        channels, height, width = preprocessing.shape
+        return partial(ResidualCNN, channels=channels, size=min(height, width), outputs=outputs)
+    if isinstance(inputs, tuple):
+        codes = tuple(column.codes for column in getattr(preprocessing, "categorical", ()))
+        return partial(TabularMLP, features=inputs[0].shape[1], outputs=outputs, codes=codes)
+    return partial(TabularMLP, features=inputs.shape[1], outputs=outputs)
