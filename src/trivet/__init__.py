@@ -2,4 +2,65 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+# Every public name and the part that has it; imported at first use, so that `import trivet` costs next to nothing.
+_HOMES = {
+    "Advice": "recipes",
+    "Edit": "recipes",
+    "Finding": "recipes",
+    "LRRange": "tuning",
+    "Profile": "facts",
+    "Recipe": "recipes",
+    "Run": "record",
+    "Task": "tasks",
+    "find_lr": "tuning",
+    "fit": "workflow",
+    "profile": "facts",
+    "read_task": "tasks",
+    "recommend": "advice",
+}
+_PARTS = ("errors", "figures", "losses", "optim", "recipes", "schedules", "tasks")
+
+__all__ = [
+    "Advice",
+    "Edit",
+    "Finding",
+    "LRRange",
+    "Profile",
+    "Recipe",
+    "Run",
+    "Task",
+    "find_lr",
+    "fit",
+    "profile",
+    "read_task",
+    "recommend",
+]
+
+if TYPE_CHECKING:
+    from trivet.advice import recommend
+    from trivet.facts import Profile, profile
+    from trivet.recipes import Advice, Edit, Finding, Recipe
+    from trivet.record import Run
+    from trivet.tasks import Task, read_task
+    from trivet.tuning import LRRange, find_lr
+    from trivet.workflow import fit
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value: object = getattr(importlib.import_module(f"trivet.{_HOMES[name]}"), name)
+    elif name in _PARTS:
+        value = importlib.import_module(f"trivet.{name}")
+    else:
+        raise AttributeError(f"module 'trivet' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS})

@@ -18,7 +18,7 @@ from trivet.facts import Profile, profile
 from trivet.recipes import Advice, Edit, Recipe
 from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run
 from trivet.report import write_report
-from trivet.tasks import Task, read_task
+from trivet.tasks import Split, Task, read_task
 from trivet.training import Outcome, Recorder, make_progress, predict_outputs, train
 from trivet.tuning import LRRange, find_lr
 
@@ -30,6 +30,10 @@ def fit(
     task: Task | str | None = None,
     recipe: Recipe | str | Path | None = None,
     *,
+    target: str | None = None,
+    kind: str | None = None,
+    metric: str | None = None,
+    model: str | None = None,
     seed: int = 0,
     budget: float | str | None = None,
     out: str | Path | None = None,
@@ -42,7 +46,7 @@ def fit(
 
     Arguments
     ---------
-    task : a `Task`, or what the command line takes as DATA ("houses.csv" needs a target: use `Task.from_table`).
+    task : a `Task`, or what the command line takes as DATA; `target`, `kind`, `metric` and `model` then go with it.
     recipe : a `Recipe` or a recipe file to train with as it is, instead of recommending one.
     budget : seconds, or text such as "10m", for everything; the length is cut to fit before training starts.
     out : the run's directory; `runs/NAME-xxxx` by default. resume : an unfinished run to go on with.
@@ -58,7 +62,9 @@ def fit(
     """
     began = time.perf_counter()
     seconds = parse_budget(budget)
-    run, task, card = _open(task, seed, seconds, out, resume)
+    words = {"target": target, "kind": kind, "metric": metric, "model": model}
+    given = {name: word for name, word in words.items() if word is not None}
+    run, task, card = _open(task, given, seed, seconds, out, resume)
     if run.status == "done":
         return run
     display = make_progress(progress)
@@ -95,30 +101,42 @@ def fit(
 
 
 def _open(
-    task: Task | str | None, seed: int, budget: float | None, out: str | Path | None, resume: str | Path | None
+    task: Task | str | None,
+    given: dict[str, str],
+    seed: int,
+    budget: float | None,
+    out: str | Path | None,
+    resume: str | Path | None,
 ) -> tuple[Run, Task, TaskCard]:
-    if resume is None:
-        if task is None:
-            raise RunError("fit needs a task (or DATA), or resume= with an unfinished run")
-        task = read_task(task, seed=seed) if isinstance(task, str) else task
-        run = new_run(task.name, out=out)
-        card = _card(task, seed, budget)
-        run.write("task.json", card)
-        run.write("environment.json", environment())
-        return run, task, card
-    run = Run.open(resume)
-    stored = run.read("task.json", TaskCard)
-    if stored is None:
+    """Make the run's directory and its task, or find both again."""
+    if resume is not None:
+        return _reopen(task, Run.open(resume))
+    if task is None:
+        raise RunError("fit needs a task (or DATA), or resume= with an unfinished run")
+    if isinstance(task, str):
+        source, task = task, read_task(task, seed=seed, **given)
+    elif given:
+        raise RunError(f"{', '.join(given)} go with DATA; a Task has its own")
+    else:
+        source = ""
+    run = new_run(task.name, out=out)
+    card = _card(task, source, given, seed, budget)
+    run.write("task.json", card)
+    run.write("environment.json", environment())
+    return run, task, card
+
+
+def _reopen(task: Task | str | None, run: Run) -> tuple[Run, Task, TaskCard]:
+    card = run.read("task.json", TaskCard)
+    if card is None:
         raise RunError(f"{run.path} has no task.json, so it cannot be resumed; start a new run")
-    if task is None or isinstance(task, str):
-        if not stored.source:
+    if not isinstance(task, Task):
+        if not card.source:
             raise RunError(f"{run.path} was run on a task made in Python; resume it with fit(task, resume=...)")
-        task = read_task(
-            stored.source, target=stored.target, kind=stored.kind, metric=stored.metric, model=stored.model, seed=stored.seed
-        )
-    if {name: len(split) for name, split in _splits(task)} != stored.rows:
+        task = read_task(card.source, seed=card.seed, **card.given)
+    if {name: len(split) for name, split in _splits(task)} != card.rows:
         raise RunError(f"the data behind {run.path} has changed since the run began; start a new run")
-    return run, task, stored
+    return run, task, card
 
 
 def _stage(run: Run, name: str, kind: type[Profile], make: Callable[[], Profile]) -> Profile:
@@ -135,14 +153,10 @@ def _recipe(run: Run, task: Task, facts: Profile, given: Recipe | str | Path | N
     if given is not None:
         chosen = given if isinstance(given, Recipe) else Recipe.load(given)
     else:
-        chosen = recommend(task, seed=0) if facts is None else _recommend_from(task, facts)
+        chosen = recommend(task, facts)
     run.write_recipe(chosen)
     display.say(chosen.explain())
     return chosen
-
-
-def _recommend_from(task: Task, facts: Profile) -> Recipe:
-    return recommend(facts, task=task)
 
 
 def _find_rate(run: Run, task: Task, recipe: Recipe, facts: Profile, seed: int, display: Progress) -> Recipe:
@@ -247,7 +261,7 @@ def environment() -> dict[str, str | int]:
     return {
         "trivet": trivet.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "numba": numba.__version__,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -256,27 +270,28 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def _card(task: Task, seed: int, budget: float | None) -> TaskCard:
-    command = f"trivet fit {shlex.quote(task.source)}" if task.source else "trivet.fit(task)"
-    if task.source and task.target:
-        command += f" --target {shlex.quote(task.target)}"
+def _card(task: Task, source: str, given: dict[str, str], seed: int, budget: float | None) -> TaskCard:
+    words = ["trivet", "fit", source]
+    for name, word in given.items():
+        words += [f"--{name}", word]
+    if seed:
+        words += ["--seed", str(seed)]
     return TaskCard(
         name=task.name,
         kind=task.kind,
-        source=task.source,
-        target=task.target,
-        model=task.model_source,
+        source=source,
+        given=given,
         metric=task.metric.name,
         seed=seed,
         rows={name: len(split) for name, split in _splits(task)},
         classes=task.classes,
         notes=task.notes,
-        command=command + (f" --seed {seed}" if seed else ""),
+        command=shlex.join(words) if source else "trivet.fit(task)",
         budget=budget,
     )
 
 
-def _splits(task: Task) -> list[tuple[str, Task.Split]]:  # type: ignore[name-defined]
+def _splits(task: Task) -> list[tuple[str, Split]]:
     return [("train", task.train), ("val", task.val), ("test", task.test)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -32,8 +33,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the model is made of.
 
     `layers` counts modules by family; `depth` counts the layers that carry weight matrices. `pretrained` means
-    that two models made with different seeds share most of their weight matrices: the weights were loaded, not
-    drawn. `flops_per_sample` counts multiplications and additions of one forward pass; `probe_rows` is how many
+    that two models made with different seeds share most of their weight matrices (they were loaded, not drawn) and
+    that these show signs of training. `flops_per_sample` counts multiplications and additions of one forward pass; `probe_rows` is how many
     samples it was measured on.
     """
 
@@ -67,9 +68,26 @@ def _family(module: nn.Module) -> str | None:
 
 
 def _is_pretrained(one: nn.Module, other: nn.Module) -> bool:
+    """Say whether most weight matrices are loaded (the same for both seeds) and show signs of training."""
     pairs = [(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True) if a.ndim >= 2]
     same = sum(a.numel() for a, b in pairs if torch.equal(a, b))
-    return same > 0.5 * sum(a.numel() for a, _ in pairs)
+    return same > 0.5 * sum(a.numel() for a, _ in pairs) and _shows_training(one)
+
+
+def _shows_training(model: nn.Module) -> bool:
+    """Fresh norm layers have scale 1 and fresh statistics; fresh matrices are uniform or normal, never heavy-tailed.
+
+    A module that is handed over instead of a factory has the same weights at every seed, trained or not.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_mean.any():
+            return True
+        if isinstance(module, nn.LayerNorm) and module.weight is not None and (module.weight != 1).any():
+            return True
+    kurtoses = []
+    for weight in (p.detach().double().flatten() for p in model.parameters() if p.ndim >= 2 and p.numel() >= 256):
+        kurtoses.append(float((weight - weight.mean()).pow(4).mean() / weight.var().pow(2)) - 3)
+    return bool(kurtoses) and statistics.median(kurtoses) > 0.5
 
 
 def _flops(task: Task, model: nn.Module) -> float | None:
@@ -81,5 +99,5 @@ def _flops(task: Task, model: nn.Module) -> float | None:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), warnings.catch_warnings(), counter:
         warnings.simplefilter("ignore")
-        model(inputs)
+        model(*inputs) if isinstance(inputs, tuple) else model(inputs)
     return counter.get_total_flops() / rows or None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from trivet.errors import require
+from trivet.errors import InputError, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,3 +82,12 @@ def to_svg(figure: Figure, *, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def write_svg(figure: Figure, path: str) -> None:
+    """Write a figure as an SVG file that can be looked at on a white page."""
+    with style():
+        try:
+            figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
+        except OSError as error:
+            raise InputError(f"cannot write the figure to {path}: {error.strerror}") from error

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from trivet import losses, optim
+from trivet import losses, optim, schedules
 from trivet.errors import RecipeError, nearest, unknown_name
 
 # Set by the build itself, never by a recipe.
@@ -49,6 +49,21 @@ def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
     hidden = _NOT_IN_RECIPES | _BACKEND_CHOICES
     found = inspect.signature(cls).parameters.values()
     return {p.name: p for p in found if p.name not in hidden and p.kind is not p.VAR_KEYWORD}
+
+
+def parts() -> dict[str, list[str]]:
+    """Return the names of every part that a recipe can name, by family."""
+    return {"losses": loss_names(), "optimizers": optimizer_names(), "schedules": sorted(schedules.catalogue())}
+
+
+def page(name: str) -> str:
+    """Return a part's page: its signature and its documentation."""
+    everything: dict[str, object] = {**losses.catalogue(), **optim.catalogue(), **schedules.catalogue()}
+    if name not in everything:
+        raise unknown_name("part", name, everything)
+    part = everything[name]
+    text = inspect.getdoc(part) or ""
+    return f"{name}{inspect.signature(part)}\n\n{text}"  # type: ignore[arg-type]
 
 
 def check_loss(part: Mapping[str, object]) -> None:

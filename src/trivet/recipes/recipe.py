@@ -119,13 +119,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     # -- identity: what is run, not why it was chosen ---------------------------------------------
 
-    def _data(self) -> dict[str, Value]:
+    def as_dict(self) -> dict[str, Value]:
+        """Return the recipe as plain data, without the reasons; `from_dict` reads it back."""
         data: dict[str, Value] = msgspec.to_builtins(self)
         data.pop("why", None)
         return data
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Recipe) and self._data() == other._data()
+        return isinstance(other, Recipe) and self.as_dict() == other.as_dict()
 
     def __hash__(self) -> int:
         return hash(self.to_toml())
@@ -134,7 +135,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def apply(self, *edits: Edit) -> Recipe:
         """Return the recipe with the edits made, in order; the reasons it carries stay with it."""
-        data = self._data()
+        data = self.as_dict()
         for edit in edits:
             _assign(data, edit)
         return msgspec.structs.replace(Recipe.from_dict(data), why=self.why)
@@ -156,7 +157,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         >>> [str(edit) for edit in a.differences(a.apply(Edit("epochs", 5)))]
         ['epochs = 5']
         """
-        mine, theirs = _flatten(self._data()), _flatten(other._data())
+        mine, theirs = _flatten(self.as_dict()), _flatten(other.as_dict())
         return tuple(
             Edit(path, theirs.get(path)) for path in sorted(mine | theirs) if mine.get(path) != theirs.get(path)
         )
@@ -168,7 +169,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         import tomli_w
 
         lines = [f"schema = {SCHEMA}"]
-        for key, value in self._data().items():
+        for key, value in self.as_dict().items():
             # Small tables stay on one line: a recipe is read at a glance.
             if isinstance(value, dict):
                 lines.append(f"{key} = {format_value(value)}")

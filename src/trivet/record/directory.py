@@ -13,6 +13,7 @@ import msgspec
 from trivet.errors import RunError, unknown_name
 from trivet.recipes import Advice, Recipe
 from trivet.record.journal import Record, read_record
+from trivet.record.summary import Result
 
 T = TypeVar("T")
 
@@ -62,6 +63,11 @@ class Run:
         """The record so far (read anew each time: the run may be in progress)."""
         path = self.path / RECORD
         return read_record(path) if path.exists() else Record()
+
+    @property
+    def result(self) -> Result | None:
+        """The verdict, or None while the run is unfinished."""
+        return self.read(RESULT, Result)
 
     @property
     def status(self) -> str:

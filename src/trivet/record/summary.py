@@ -8,7 +8,8 @@ import msgspec
 class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is run on, and how to make the task again (`task.json`).
 
-    `source` is what the reader was given ("" for a task made in Python, which only Python can make again).
+    `source` is what the reader was given, with the words beside it in `given` (target, kind, metric, model); it is
+    empty for a task made in Python, which only Python can make again.
     """
 
     name: str
@@ -17,8 +18,7 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     seed: int
     rows: dict[str, int]
-    target: str | None = None
-    model: str | None = None
+    given: dict[str, str] = {}
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trivet.training.callbacks import Callback, Recorder
-from trivet.training.loop import Outcome, align, evaluate, predict_outputs, train
+from trivet.training.loop import Outcome, align, call, evaluate, predict_outputs, train
 from trivet.training.progress import make_progress
 from trivet.training.random_state import RandomState
 
@@ -13,6 +13,7 @@ __all__ = [
     "RandomState",
     "Recorder",
     "align",
+    "call",
     "evaluate",
     "make_progress",
     "predict_outputs",

@@ -178,7 +178,7 @@ class _Training:
         for part in range(self.recipe.accumulate):
             inputs, targets = self._batch(self.step * self.recipe.accumulate + part)
             with parts.autocast(self.device):
-                loss = parts.loss(align(self.model(inputs), targets), targets)
+                loss = parts.loss(align(call(self.model, inputs), targets), targets)
             (loss / self.recipe.accumulate if self.recipe.accumulate > 1 else loss).backward()
             total += loss.item()
         norm = parts.clip(self.model)
@@ -283,6 +283,12 @@ class _Training:
             callback.handle(event)
 
 
+def call(model: nn.Module, inputs: Input) -> Tensor:
+    """Call a model on a batch of inputs: a tuple is given as positional arguments."""
+    output: Tensor = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return output
+
+
 def align(output: Tensor, target: Tensor) -> Tensor:
     """Drop the last axis of an output `(batch, 1)` whose target is `(batch,)`: together they would broadcast."""
     if output.ndim == target.ndim + 1 and output.shape[-1] == 1:
@@ -300,7 +306,7 @@ def predict_outputs(
     outputs, targets = [], []
     for begin in range(0, len(split), batch):
         inputs, target = split.batch(torch.arange(begin, min(begin + batch, len(split))))
-        outputs.append(align(model(_to(inputs, device)).float().cpu(), target))
+        outputs.append(align(call(model, _to(inputs, device)).float().cpu(), target))
         targets.append(target)
     model.train(was_training)
     return torch.cat(outputs), torch.cat(targets)

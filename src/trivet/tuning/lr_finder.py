@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trivet.advice.recommend.rate import rate_prior
 from trivet.errors import InputError
 from trivet.facts import Profile
-from trivet.training import RandomState, align
+from trivet.training import RandomState, align, call
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ class _Sweeper:
             for group, factor in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)
-            value = loss(align(model(inputs), targets), targets)
+            value = loss(align(call(model, inputs), targets), targets)
             losses.append(float(value.detach()))
             if not math.isfinite(losses[-1]):
                 if len(losses) == 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trivet.advice.engine import run_rules
 from trivet.advice.recommend import length, loss, optimizer, rate
 from trivet.facts import Profile, profile
-from trivet.recipes import Advice, Recipe
+from trivet.recipes import Advice, Edit, Recipe
 
 if TYPE_CHECKING:
     from trivet.tasks import Task
@@ -22,8 +22,8 @@ PLAIN_LOSS = {
 }
 
 
-def recommend(task: Task | Profile, *, seed: int = 0) -> Recipe:
-    """Recommend a recipe for a task (or for a profile of it); the reasons are in `recipe.why`.
+def recommend(task: Task, facts: Profile | None = None, *, seed: int = 0) -> Recipe:
+    """Recommend a recipe for a task; the reasons are in `recipe.why`. `facts` saves measuring the task again.
 
     >>> import numpy as np
     >>> from trivet.tasks import Task
@@ -32,12 +32,9 @@ def recommend(task: Task | Profile, *, seed: int = 0) -> Recipe:
     >>> recommend(task).loss["name"]
     'cross_entropy'
     """
-    facts = task if isinstance(task, Profile) else profile(task, seed=seed)
+    facts = profile(task, seed=seed) if facts is None else facts
     start = Recipe(loss={"name": PLAIN_LOSS[facts.kind]}, optimizer={"name": "AdamW", "lr": 1e-3})
-    recipe = run_rules(RULES, facts, start, fold=_take)
-    if not isinstance(task, Profile):
-        recipe = _respect(recipe, task)
-    return recipe
+    return _respect(run_rules(RULES, facts, start, fold=_take), task)
 
 
 def _take(recipe: Recipe, advice: tuple[Advice, ...]) -> Recipe:
@@ -46,22 +43,12 @@ def _take(recipe: Recipe, advice: tuple[Advice, ...]) -> Recipe:
 
 def _respect(recipe: Recipe, task: Task) -> Recipe:
     """Put what the user fixed on the task above every rule."""
-    from trivet.recipes import Edit
-
     fixed: list[Advice] = []
     batch_size = task.batch_size or recipe.batch_size
     if task.batch_size is not None:
-        fixed.append(
-            Advice(Edit("batch_size", task.batch_size), "The task fixes the batch size.", confidence=1.0)
-        )
+        fixed.append(Advice(Edit("batch_size", batch_size), "The task fixes the batch size.", confidence=1.0))
     if task.steps is not None:
         per_epoch = max(1, len(task.train) // batch_size)
-        fixed.append(
-            Advice(
-                Edit("epochs", task.steps / per_epoch),
-                "The task fixes the number of steps.",
-                {"steps": task.steps},
-                confidence=1.0,
-            )
-        )
+        reason = "The task fixes the number of steps."
+        fixed.append(Advice(Edit("epochs", task.steps / per_epoch), reason, {"steps": task.steps}, confidence=1.0))
     return recipe.advise(*fixed)

@@ -1,0 +1,28 @@
+"""The commands by name; each is imported only when it runs."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+import trivet
+
+app = App(
+    name="trivet",
+    help="Choose, prove, run, watch and explain a training recipe: loss, optimizer, learning rate.",
+    version=trivet.__version__,
+    version_flags=["--version"],
+    help_format="plaintext",
+)
+
+_COMMANDS = {
+    "fit": ("fit", "Choose a recipe for DATA, find the rate, train, judge, report."),
+    "recommend": ("recommend", "Recommend a recipe for DATA and say why."),
+    "lr-find": ("lr_find", "Find the learning rate for DATA by a range test."),
+    "report": ("report", "Write the report of a run again and print where it is."),
+    "show": ("show", "Show the page of a loss, optimizer or schedule, or list them all."),
+    "env": ("env", "Show versions, threads and devices."),
+}
+for _name, (_function, _help) in _COMMANDS.items():
+    app.command(f"trivet.cli.commands:{_function}", name=_name, help=_help)
+
+app.command("trivet.cli.runs:app", name="runs", help="List runs; compare or remove them.")

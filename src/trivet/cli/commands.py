@@ -1,0 +1,185 @@
+"""The commands: thin, each one call of the library and a way to print it.
+
+Every command takes `--json`: standard output is then exactly one JSON object, and all else goes to standard error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from trivet.cli.output import emit, say
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object to stdout.")]
+Data = Annotated[
+    str,
+    Parameter(help="A .csv, .csv.gz or .parquet table, an .npz, sklearn:NAME, or module:function returning a Task."),
+]
+Target = Annotated[str | None, Parameter(help="The column of a table to predict.")]
+Kind = Annotated[str | None, Parameter(help="regression, binary or multiclass; inferred when left out.")]
+MetricName = Annotated[str | None, Parameter(help="What decides: auroc, accuracy, rmse, ...; chosen by kind when left out.")]
+Model = Annotated[str | None, Parameter(help="module:factory of your own model.")]
+Seed = Annotated[int, Parameter(help="Of splits, weights and batches.")]
+
+
+def fit(
+    data: Annotated[str | None, Parameter(help="As for the other commands; not needed with --resume.")] = None,
+    /,
+    *,
+    target: Target = None,
+    recipe: Annotated[str | None, Parameter(help="Train with this recipe file instead of recommending one.")] = None,
+    model: Model = None,
+    kind: Kind = None,
+    metric: MetricName = None,
+    budget: Annotated[str | None, Parameter(help="Time for everything: 90s, 10m, 1.5h.")] = None,
+    resume: Annotated[str | None, Parameter(help="Go on with an unfinished run.")] = None,
+    out: Annotated[str | None, Parameter(help="The run's directory; runs/NAME-xxxx by default.")] = None,
+    seed: Seed = 0,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, ...")] = "auto",
+    progress: Annotated[str, Parameter(help="auto, rich, plain, json or off.")] = "auto",
+    json: Json = False,
+) -> int:
+    """Choose a recipe for DATA, find the rate, train, judge on the test split, and leave a report."""
+    from trivet.workflow import fit
+
+    run = fit(
+        data, recipe, target=target, model=model, kind=kind, metric=metric, budget=budget, resume=resume, out=out,
+        seed=seed, device=device, progress=progress,
+    )  # fmt: skip
+    result = run.result
+    if result is None:
+        say(f"interrupted; go on with: trivet fit --resume {run.path}")
+        if json:
+            emit({"metric": None, "recipe": run.recipe, "why": run.recipe.why, "run": str(run.path), "seconds": None})
+        return 130
+    if json:
+        emit(
+            {
+                "metric": result.metric,
+                "recipe": run.recipe,
+                "why": run.recipe.why,
+                "run": str(run.path),
+                "seconds": result.seconds,
+                "verdict": result.verdict,
+            }
+        )
+        return 0
+    low, high = result.metric.interval
+    print(f"{result.metric.name} {result.metric.test:.4g}  (95 % interval {low:.4g} to {high:.4g})")
+    print(result.verdict)
+    print(f"report: {run.path / 'report.html'}")
+    return 0
+
+
+def recommend(
+    data: Data,
+    /,
+    *,
+    target: Target = None,
+    model: Model = None,
+    kind: Kind = None,
+    metric: MetricName = None,
+    why: Annotated[bool, Parameter(negative="", help="Print the reasons too.")] = False,
+    out: Annotated[str | None, Parameter(name=["--out", "-o"], help="Write the recipe to this file.")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Recommend a recipe for DATA and say why."""
+    from trivet.advice import recommend
+    from trivet.tasks import read_task
+
+    recipe = recommend(read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed), seed=seed)
+    if out is not None:
+        recipe.save(out)
+    if json:
+        emit({"recipe": recipe, "why": recipe.why})
+    else:
+        print(recipe.to_toml(), end="")
+        if why:
+            print()
+            print(recipe.explain(), end="")
+
+
+def lr_find(
+    data: Data,
+    /,
+    *,
+    target: Target = None,
+    recipe: Annotated[str | None, Parameter(help="A recipe file; recommended when left out.")] = None,
+    model: Model = None,
+    kind: Kind = None,
+    metric: MetricName = None,
+    seeds: Annotated[int, Parameter(help="Sweeps to combine.")] = 3,
+    svg: Annotated[str | None, Parameter(help="Write the plot to this SVG file.")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Find the learning rate for DATA by a range test."""
+    from trivet.advice import recommend
+    from trivet.facts import profile
+    from trivet.recipes import Recipe
+    from trivet.tasks import read_task
+    from trivet.tuning import find_lr
+
+    task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed)
+    facts = profile(task, seed=seed)
+    chosen = recommend(task, facts) if recipe is None else Recipe.load(recipe)
+    found = find_lr(task, chosen, seeds=seeds, seed=seed, profile=facts)
+    if svg is not None:
+        from trivet.figures.style import write_svg
+
+        write_svg(found.plot(), svg)
+    if json:
+        emit({"lr": found})
+    else:
+        print(found)
+        print(found.reason)
+
+
+def report(run: Annotated[str, Parameter(help="A run's directory or name.")], /, *, json: Json = False) -> None:
+    """Write the report of a run again and print where it is."""
+    from trivet.record import Run
+    from trivet.report import write_report
+
+    path = write_report(Run.open(run))
+    if json:
+        emit({"report": str(path)})
+    else:
+        print(path)
+
+
+def show(
+    part: Annotated[str | None, Parameter(help="Name of a loss, optimizer or schedule.")] = None,
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Show the page of a loss, optimizer or schedule; without a name, list them all."""
+    from trivet.recipes.catalogue import page, parts
+
+    if part is None:
+        names = parts()
+        if json:
+            emit({"parts": names})
+        else:
+            for family, members in names.items():
+                print(f"{family}: {', '.join(members)}")
+        return
+    text = page(part)
+    if json:
+        emit({"part": part, "page": text})
+    else:
+        print(text)
+
+
+def env(*, json: Json = False) -> None:
+    """Show versions, threads and devices."""
+    from trivet.workflow import environment
+
+    facts = environment()
+    if json:
+        emit(facts)
+    else:
+        for key, value in facts.items():
+            print(f"{key:<12} {value}")

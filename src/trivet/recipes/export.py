@@ -1,0 +1,241 @@
+"""A recipe as a plain PyTorch script.
+
+The script holds everything that decides the result: the model's source, the loss, the optimizer with its groups, the
+schedule as a formula, the order of batches, and the choice of the best weights. Where torch has the part, torch's own
+is used, and trivet is imported only for parts that torch lacks. Data comes from `data.npz` beside the script
+(`X_train, y_train, X_val, y_val, X_test, y_test`, encoded as in training), which `trivet.export` writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from trivet.recipes.catalogue import loss_class, optimizer_class
+from trivet.recipes.recipe import format_value
+from trivet.schedules import parse as parse_schedule
+
+if TYPE_CHECKING:
+    from trivet.recipes.recipe import Recipe
+
+
+class Exportable(Protocol):
+    """What the export needs of a task: its own words for the model and for the metric."""
+
+    outputs: int
+
+    def model_source(self) -> str:
+        """Return Python source that defines `make_model()`."""
+        ...
+
+    def metric_source(self) -> str:
+        """Return Python source that defines `metric(outputs, targets)` and `HIGHER_IS_BETTER`."""
+        ...
+
+
+OWN_MODEL = '''
+def make_model() -> nn.Module:
+    """Your model goes here; this stands in for it."""
+    raise SystemExit("put your model into make_model()")
+'''
+
+OWN_METRIC = '''
+HIGHER_IS_BETTER = False
+
+
+def metric(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Your metric goes here; this is the loss itself."""
+    return float(make_loss()(outputs, targets))
+'''
+
+TEMPLATE = '''"""Trains one recipe in plain PyTorch. Written by trivet; made to be edited.
+
+{recipe}
+"""
+
+import copy
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+{imports}
+SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+BATCH, EPOCHS, ACCUMULATE = {batch}, {epochs}, {accumulate}
+
+{model}
+
+{metric}
+
+def make_loss() -> nn.Module:
+    return {loss}
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+{optimizer}
+
+
+def rate(progress: float) -> float:
+    """Factor of the learning rate at progress in [0, 1]: {schedule}"""
+{rate}
+
+
+def load() -> dict[str, tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+    """Read the splits; inputs are one array X_*, or several: X0_*, X1_*, ..."""
+    with np.load(Path(__file__).with_name("data.npz"), allow_pickle=False) as file:
+        arrays = {{name: torch.from_numpy(file[name]) for name in file.files}}
+    splits = {{}}
+    for split in ("train", "val", "test"):
+        inputs = tuple(arrays[name] for name in sorted(arrays) if name[0] == "X" and name.endswith("_" + split))
+        splits[split] = (inputs, arrays["y_" + split])
+    return splits
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> tuple[float, float]:
+    model.eval()
+    outputs = torch.cat([model(*chunk) for chunk in zip(*(x.split(1024) for x in inputs))])
+    model.train()
+    return metric(outputs, targets), float(make_loss()(outputs, targets))
+
+
+def main() -> None:
+    data = load()
+    inputs, targets = data["train"]
+    batch = min(BATCH, len(targets))
+    per_epoch = max(1, len(targets) // (batch * ACCUMULATE))
+    steps = max(1, round(EPOCHS * per_epoch))
+
+    torch.manual_seed(SEED)
+    model = make_model()
+    loss_function, optimizer = make_loss(), make_optimizer(model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(min(step / steps, 1.0)))
+    best, best_weights = (-math.inf, -math.inf), copy.deepcopy(model.state_dict())
+    order = torch.empty(0, dtype=torch.int64)
+    patience, waited = max(10, math.ceil(0.4 * math.ceil(steps / per_epoch))), 0
+    model.train()
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        for part in range(ACCUMULATE):
+            epoch, position = divmod((step - 1) * ACCUMULATE + part, per_epoch * ACCUMULATE)
+            if position == 0:
+                generator = torch.Generator().manual_seed(SEED * 1_000_003 + epoch)
+                order = torch.randperm(len(targets), generator=generator)
+            rows = order[position * batch : (position + 1) * batch]
+            loss = loss_function(model(*(x[rows] for x in inputs)), targets[rows]) / ACCUMULATE
+            loss.backward()
+{clip}        optimizer.step()
+        scheduler.step()
+        if step % per_epoch == 0 or step == steps:
+            value, val_loss = evaluate(model, *data["val"])
+            score = (value if HIGHER_IS_BETTER else -value, -val_loss)
+            waited += 1
+            if score > best:
+                best, best_weights, waited = score, copy.deepcopy(model.state_dict()), 0
+            if waited >= patience:
+                break
+    model.load_state_dict(best_weights)
+    print(f"val {{abs(best[0]):.6g}}  test {{evaluate(model, *data['test'])[0]:.6g}}")
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def to_python(recipe: Recipe, task: Exportable | None = None) -> str:
+    """Return the script for a recipe; with a task, its model and metric are written out too."""
+    imports: list[str] = []
+    clip = {
+        "norm": "        nn.utils.clip_grad_norm_(model.parameters(), {})\n",
+        "value": "        nn.utils.clip_grad_value_(model.parameters(), {})\n",
+    }
+    return TEMPLATE.format(
+        recipe=recipe.to_toml().strip(),
+        batch=recipe.batch_size,
+        epochs=recipe.epochs,
+        accumulate=recipe.accumulate,
+        model=(OWN_MODEL if task is None else task.model_source()).strip() + "\n",
+        metric=(OWN_METRIC if task is None else task.metric_source()).strip() + "\n",
+        loss=_loss(recipe, imports),
+        optimizer=_optimizer(recipe, imports),
+        schedule=recipe.schedule,
+        rate=_rate(recipe, imports),
+        clip="".join(clip[key].format(value) for key, value in (recipe.clip or {}).items()),
+        imports="".join(f"\n{line}" for line in imports) + ("\n" if imports else ""),
+    )
+
+
+def _call(name: str, arguments: dict[str, object]) -> str:
+    return f"{name}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+
+
+def _loss(recipe: Recipe, imports: list[str]) -> str:
+    cls = loss_class(str(recipe.loss["name"]))
+    torch_name = {"BinaryCrossEntropyWithLogits": "BCEWithLogitsLoss"}.get(cls.__name__, cls.__name__)
+    arguments: dict[str, object] = {}
+    for key, value in recipe.loss.items():
+        if key != "name":
+            arguments[key] = f"torch.tensor({value})" if isinstance(value, list) else repr(value)
+    in_torch = getattr(nn, torch_name, None)
+    if in_torch is not None and all(key in inspect.signature(in_torch).parameters for key in arguments):
+        return _call(f"nn.{torch_name}", arguments)
+    imports.append("import trivet.losses  # torch has no such loss")
+    return _call(f"trivet.losses.{cls.__name__}", arguments)
+
+
+def _optimizer(recipe: Recipe, imports: list[str]) -> str:
+    name = str(recipe.optimizer["name"])
+    arguments: dict[str, object] = {
+        key: tuple(value) if isinstance(value, list) else repr(value)
+        for key, value in recipe.optimizer.items()
+        if key != "name"
+    }
+    in_torch = getattr(torch.optim, name, None)
+    if in_torch is None or not all(key in inspect.signature(in_torch).parameters for key in arguments):
+        imports.append("import trivet.optim  # torch has no such optimizer")
+        owner = "trivet.optim"
+    else:
+        owner = "torch.optim"
+    optimizer_class(name)
+    if not recipe.groups:
+        return f"    return {_call(f'{owner}.{name}', {'params': 'model.parameters()'} | arguments)}"
+    if recipe.groups.get("layer_decay", 1.0) != 1.0:
+        if "import trivet.optim" not in "".join(imports):
+            imports.append("import trivet.optim  # for the layer-wise rates")
+        groups = {"model": "model", "weight_decay": arguments.get("weight_decay", "0.0"), "lr": arguments["lr"]}
+        groups["layer_decay"] = repr(recipe.groups["layer_decay"])
+        del groups["model"]
+        call = f"trivet.optim.param_groups(model, {', '.join(f'{k}={v}' for k, v in groups.items())})"
+        return f"    return {_call(f'{owner}.{name}', {'params': call} | arguments)}"
+    return _grouped(recipe, f"{owner}.{name}", arguments)
+
+
+def _grouped(recipe: Recipe, name: str, arguments: dict[str, object]) -> str:
+    families = recipe.groups.get("no_decay", [])
+    assert isinstance(families, list)
+    tests = {
+        "bias": "name == 'bias'",
+        "norm": "'Norm' in type(module).__name__",
+        "embedding": "isinstance(module, nn.Embedding)",
+    }
+    condition = " or ".join(tests[family] for family in families) or "False"
+    return f"""    decayed, free = [], []  # no weight decay on {", ".join(map(str, families))}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (free if {condition} else decayed).append(parameter)
+    groups = [{{"params": decayed}}, {{"params": free, "weight_decay": 0.0}}]
+    return {_call(name, {"params": "groups"} | arguments)}"""
+
+
+def _rate(recipe: Recipe, imports: list[str]) -> str:
+    source = parse_schedule(recipe.schedule).to_python()
+    if source is None:
+        imports.append("import trivet.schedules  # the schedule has no one-line formula")
+        return f"    return trivet.schedules.parse({format_value(recipe.schedule)})(progress)"
+    return source
