@@ -13,7 +13,7 @@ import torch
 
 import trivet
 from trivet.advice import recommend
-from trivet.errors import RunError
+from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
 from trivet.recipes import Advice, Edit, Recipe
 from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run
@@ -64,14 +64,16 @@ def fit(
     seconds = parse_budget(budget)
     words = {"target": target, "kind": kind, "metric": metric, "model": model}
     given = {name: word for name, word in words.items() if word is not None}
-    run, task, card = _open(task, given, seed, seconds, out, resume)
-    if run.status == "done":
-        return run
+    # Everything that can be wrong is looked at before anything is written.
     display = make_progress(progress)
     device = _device(device)
+    wanted = Recipe.load(recipe) if isinstance(recipe, str | Path) else recipe
+    run, task, card = _open(task, given, seed, seconds, wanted is not None, out, resume)
+    if run.status == "done":
+        return run
     facts = _stage(run, "profile.json", Profile, lambda: profile(task, seed=card.seed))
-    chosen = _recipe(run, task, facts, recipe, display)
-    if recipe is None:
+    chosen = _recipe(run, task, facts, wanted, display)
+    if not card.own_recipe:
         chosen = _find_rate(run, task, chosen, facts, card.seed, display)
     left = None if card.budget is None else max(1.0, card.budget - (time.perf_counter() - began))
     chosen = _fit_into(run, task, chosen, left, card.seed)
@@ -105,6 +107,7 @@ def _open(
     given: dict[str, str],
     seed: int,
     budget: float | None,
+    own_recipe: bool,
     out: str | Path | None,
     resume: str | Path | None,
 ) -> tuple[Run, Task, TaskCard]:
@@ -120,7 +123,7 @@ def _open(
     else:
         source = ""
     run = new_run(task.name, out=out)
-    card = _card(task, source, given, seed, budget)
+    card = _card(task, source, given, seed, budget, own_recipe)
     run.write("task.json", card)
     run.write("environment.json", environment())
     return run, task, card
@@ -147,13 +150,10 @@ def _stage(run: Run, name: str, kind: type[Profile], make: Callable[[], Profile]
     return found
 
 
-def _recipe(run: Run, task: Task, facts: Profile, given: Recipe | str | Path | None, display: Progress) -> Recipe:
+def _recipe(run: Run, task: Task, facts: Profile, given: Recipe | None, display: Progress) -> Recipe:
     if (run.path / "recipe.toml").exists():
         return run.recipe
-    if given is not None:
-        chosen = given if isinstance(given, Recipe) else Recipe.load(given)
-    else:
-        chosen = recommend(task, facts)
+    chosen = given if given is not None else recommend(task, facts)
     run.write_recipe(chosen)
     display.say(chosen.explain())
     return chosen
@@ -270,7 +270,7 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def _card(task: Task, source: str, given: dict[str, str], seed: int, budget: float | None) -> TaskCard:
+def _card(task: Task, source: str, given: dict[str, str], seed: int, budget: float | None, own_recipe: bool) -> TaskCard:
     words = ["trivet", "fit", source]
     for name, word in given.items():
         words += [f"--{name}", word]
@@ -288,6 +288,7 @@ def _card(task: Task, source: str, given: dict[str, str], seed: int, budget: flo
         notes=task.notes,
         command=shlex.join(words) if source else "trivet.fit(task)",
         budget=budget,
+        own_recipe=own_recipe,
     )
 
 
@@ -296,9 +297,13 @@ def _splits(task: Task) -> list[tuple[str, Split]]:
 
 
 def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu") from error
+    return name
 
 
 def parse_budget(budget: float | str | None) -> float | None:

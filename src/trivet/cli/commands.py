@@ -38,6 +38,7 @@ def fit(
     seed: Seed = 0,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, ...")] = "auto",
     progress: Annotated[str, Parameter(help="auto, rich, plain, json or off.")] = "auto",
+    checkpoint_every: Annotated[float, Parameter(help="Seconds between checkpoints.")] = 30.0,
     json: Json = False,
 ) -> int:
     """Choose a recipe for DATA, find the rate, train, judge on the test split, and leave a report."""
@@ -45,7 +46,7 @@ def fit(
 
     run = fit(
         data, recipe, target=target, model=model, kind=kind, metric=metric, budget=budget, resume=resume, out=out,
-        seed=seed, device=device, progress=progress,
+        seed=seed, device=device, progress=progress, checkpoint_every=checkpoint_every,
     )  # fmt: skip
     result = run.result
     if result is None:

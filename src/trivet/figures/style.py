@@ -81,7 +81,9 @@ def to_svg(figure: Figure, *, label: str) -> str:
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1; font-family: inherit", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    # Ten inches of figure fill the page: text in narrower figures then has the same size as in wide ones.
+    width = f"max-width: {10 * figure.get_figwidth():.0f}%"
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{width}" ', 1)
 
 
 def write_svg(figure: Figure, path: str) -> None:

@@ -9,7 +9,8 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is run on, and how to make the task again (`task.json`).
 
     `source` is what the reader was given, with the words beside it in `given` (target, kind, metric, model); it is
-    empty for a task made in Python, which only Python can make again.
+    empty for a task made in Python, which only Python can make again. With `own_recipe` the user gave the recipe, and
+    its rate is not looked for.
     """
 
     name: str
@@ -23,6 +24,7 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     command: str = ""
     budget: float | None = None
+    own_recipe: bool = False
 
 
 class Baseline(msgspec.Struct, frozen=True):

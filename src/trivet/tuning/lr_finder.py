@@ -1,9 +1,10 @@
 """The range test: raise the rate geometrically, watch the loss, say where it falls and where it breaks.
 
-One sweep is noisy, so several are run from different seeds and orders of batches, and their losses are combined by
-the median. The rate where the smoothed loss breaks away is an upper bound; below it the pick is one decade under the
-minimum, or the geometric middle of the usable interval when that is lower. When the sweeps disagree, or the loss never
-moved, the finder abstains and says why: the prior's rate then stays.
+One sweep is noisy, so several are run from different seeds and orders of batches. Each gives a tenth of the rate at its
+lowest loss, the classic rule with the smallest median error, and never more than a quarter of the rate at which the loss
+breaks away. The median over the sweeps is drawn towards the rate that was there before (the prior's), by two parts in
+five on the log scale: a sweep is a biased proxy of a decayed run, and both are about half a decade wide. When the sweeps
+disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from trivet.tasks import Task
 
 STEPS = 80
+# Weight of the sweeps against the rate that was there before, on the log scale.
+TRUST = 0.6
 # The loss counts as broken when it is this much above its lowest value, in units of the drop from its start.
 BREAK = 0.5
 # Without at least this relative drop nothing was learnt at any rate, and no rate can be told from another.
@@ -243,6 +246,8 @@ def judge(
     if len(picks) * 2 <= len(curves):
         return abstain("the loss did not fall at any rate")
     lows, mids, highs = (statistics.median(column) for column in zip(*((a, b, c) for a, b, c, _ in picks), strict=True))
+    blended = math.exp(TRUST * math.log(mids) + (1 - TRUST) * math.log(current))
+    picked = min(max(blended, lows), highs)
     edges = [edge for *_, edge in picks if edge is not None]
     spread = max(b for _, b, _, _ in picks) / min(b for _, b, _, _ in picks)
     if spread > 30:
@@ -251,7 +256,7 @@ def judge(
     return LRRange(
         low=lows,
         high=highs,
-        pick=float(f"{mids:.2g}"),
+        pick=float(f"{picked:.2g}"),
         confidence=round(agreement, 2),
         abstained=False,
         reason=f"{len(picks)} of {len(curves)} sweeps agree within a factor of {spread:.1f}",
@@ -282,5 +287,5 @@ def _read(rates: Sequence[float], curve: Sequence[float]) -> tuple[float, float,
     falling = next(i for i in range(bottom + 1) if curve[i] < start - 0.1 * drop)
     low = rates[falling]
     high = min(rates[bottom], edge / 2 if edge is not None else math.inf)
-    pick = high / 10 ** 0.5 if edge is None else high / 4
+    pick = min(rates[bottom] / 10, edge / 4 if edge is not None else math.inf)
     return low, max(low, pick), max(low, high), edge

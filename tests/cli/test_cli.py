@@ -1,0 +1,176 @@
+"""The command line: one clear line and exit code 2 for every wrong input, one JSON object for every right one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trivet.cli import run
+
+pytestmark = pytest.mark.app
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = run(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def csv(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+ROWS = "\n".join(f"{i},{i % 7},{'ab'[i % 2]},{3 * i + i % 5}" for i in range(80))
+TABLE = f"size,rooms,town,price\n{ROWS}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "none.csv"], ["no file 'none.csv'"]),
+        (["fit", "sklearn:wines"], ["wines", "did you mean 'wine'"]),
+        (["fit", "{table}", "--target", "prize"], ["prize", "did you mean 'price'"]),
+        (["fit", "{table}"], ["--target", "price"]),
+        (["fit", "{table}", "--target", "town", "--kind", "regression"], ["town"]),
+        (["fit", "{table}", "--target", "price", "--recipe", "none.toml"], ["none.toml", "No such file"]),
+        (["fit", "{table}", "--target", "price", "--metric", "acuracy"], ["acuracy"]),
+        (["fit", "{table}", "--target", "price", "--budget", "soon"], ["soon", "10m"]),
+        (["fit", "{table}", "--target", "price", "--progress", "loud"], ["loud", "plain"]),
+        (["fit", "{table}", "--target", "price", "--model", "nomodule:x"], ["nomodule"]),
+        (["fit", "--resume", "nothing"], ["nothing"]),
+        (["fit"], ["needs a task"]),
+        (["recommend", "{empty}"], ["empty"]),
+        (["lr-find", "{npz}"], ["pickle"]),
+        (["report", "nothing"], ["nothing"]),
+        (["show", "AdmaW"], ["did you mean 'AdamW'"]),
+        (["runs", "remove", "nothing"], ["nothing"]),
+        (["fti"], ["fti", "fit"]),
+        (["fit", "sklearn:wine", "--sede", "3"], ["--sede"]),
+        (["fit", "sklearn:wine", "--seed", "three"], ["three"]),
+    ],
+)
+def test_wrong_input_gets_one_line_and_exit_code_2(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "table": csv(tmp_path / "houses.csv", TABLE),
+        "empty": csv(tmp_path / "empty.csv", ""),
+        "npz": str(tmp_path / "objects.npz"),
+    }
+    np.savez(files["npz"], X_train=np.array([{}, {}], dtype=object), y_train=np.zeros(2))
+    code, out, err = said(capsys, *(a.format(**files) for a in arguments))
+    assert code == 2, err
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("trivet: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    for word in words:
+        assert word in lines[0]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['lr = 1', 'loss = "mse_loss"\noptimizer = {name = "AdamW", lr = "1e-3"}', 'loss = "mse_loss"\noptimizer = "AdamW"\nepoch = 3'],
+)
+def test_a_wrong_recipe_file_leaves_no_run_behind(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(content)
+    code, _, err = said(capsys, "fit", "sklearn:diabetes", "--recipe", "recipe.toml")
+    assert code == 2
+    assert "recipe.toml" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_fit_on_a_table_prints_one_json_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = csv(tmp_path / "houses.csv", TABLE)
+    code, out, err = said(capsys, "fit", table, "--target", "price", "--budget", "5s", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["schema"] == 1
+    assert set(answer) >= {"metric", "recipe", "why", "run", "seconds"}
+    assert set(answer["metric"]) >= {"name", "test", "interval", "baselines"}
+    assert (tmp_path / answer["run"] / "report.html").exists()
+    assert "training into" in err
+
+    code, out, _ = said(capsys, "runs", "--json")
+    assert [r["status"] for r in json.loads(out)["runs"]] == ["done"]
+    name = json.loads(out)["runs"][0]["run"]
+    code, out, _ = said(capsys, "runs", "compare", name, name)
+    assert (code, "the same" in out) == (0, True)
+    code, out, _ = said(capsys, "report", answer["run"])
+    assert out.strip().endswith("report.html")
+    code, out, _ = said(capsys, "fit", "--resume", answer["run"], "--json")
+    assert json.loads(out)["metric"] == answer["metric"]
+    code, out, _ = said(capsys, "runs", "remove", name)
+    assert code == 0
+    assert not (tmp_path / "runs" / name).exists()
+
+
+def test_recommend_writes_a_recipe_that_fit_can_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.toml"
+    code, out, _ = said(capsys, "recommend", "sklearn:iris", "--why", "-o", str(path))
+    assert code == 0
+    assert "What I saw" in out
+    from trivet import Recipe
+
+    assert Recipe.load(path).loss["name"] == "cross_entropy"
+    code, out, _ = said(capsys, "recommend", "sklearn:iris", "--json")
+    answer = json.loads(out)
+    assert Recipe.from_dict(answer["recipe"]) == Recipe.load(path)
+    assert answer["why"]
+
+
+def test_lr_find_prints_a_range_and_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg = tmp_path / "range.svg"
+    code, out, _ = said(capsys, "lr-find", "sklearn:diabetes", "--svg", str(svg), "--json")
+    found = json.loads(out)["lr"]
+    assert code == 0
+    assert found["low"] < found["pick"] <= found["high"]
+    assert "<svg" in svg.read_text()
+
+
+def test_show_lists_and_explains_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "show")
+    assert code == 0
+    assert "cross_entropy" in out
+    code, out, _ = said(capsys, "show", "AdamW")
+    assert code == 0
+    assert "lr" in out
+
+
+def test_env_says_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "env", "--json")
+    assert json.loads(out)["torch"].startswith("2.")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    """Start-up is bounded by what is imported; the times are measured in benchmarks/startup.py."""
+    helped = modules_after("from trivet.cli import run\nimport io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): run(['--help'])")
+    assert not helped & {"torch", "numpy", "numba", "sklearn", "polars", "matplotlib", "optuna"}
+    imported = modules_after("import trivet")
+    assert not imported & {"torch", "numba", "sklearn", "polars", "matplotlib", "rich", "cyclopts"}
+
+
+def test_without_the_app_extra_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['cyclopts'] = None\nfrom trivet.cli import main\nmain(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "trivet: this needs cyclopts, which is not installed; try: pip install 'trivet[app]'\n"
