@@ -50,16 +50,18 @@ def task_from_arrays(
     steps: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> Task:
-    """Make a task from ``X`` ``(rows, columns)`` numbers or ``(rows, height, width[, channels])`` images, and ``y`` ``(rows,)``.
+    """Make a task from ``X``, numbers ``(rows, columns)`` or images, and ``y`` ``(rows,)``.
 
-    Without ``X_test`` a test split of 20 % is drawn; validation is always drawn from ``X``. Everything is fitted on the training
-    rows alone. ``features`` and ``classes`` are names for columns and for labels 0, 1, ...
+    Images are ``(rows, height, width)``, with channels last or first when there are any. Without ``X_test`` a
+    test split of 20 % is drawn; validation is always drawn from ``X``. Everything is fitted on the training
+    rows alone. ``features`` and ``classes`` are names for the columns and for the labels 0, 1, ...
 
     >>> task = task_from_arrays(np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3)
     >>> task.kind, task.outputs, len(task.train)
     ('multiclass', 3, 54)
 
-    Raises DataError for NaN, infinite or non-numeric values, shapes that do not match, and targets that cannot be learned.
+    Raises DataError for NaN, infinite or non-numeric values, shapes that do not match, and targets that
+    cannot be learned.
     """
     raw, layout = _features(X, "X")
     if (X_test is None) != (y_test is None):
@@ -112,7 +114,7 @@ def encoded_task(
     steps: int | None,
     notes: tuple[str, ...],
 ) -> Task:
-    """Draw the splits, ``fit`` the preprocessing on the training rows that ``take`` gives, encode every split, make the task."""
+    """Draw the splits, ``fit`` the preprocessing on the training rows that ``take`` gives, encode all."""
     kind = kind_named(target.kind)
     shaped = kind.shape_target(target.values)
     kind.check_targets(shaped, "train")
@@ -157,7 +159,7 @@ def encoded_task(
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """Read ``X_train, y_train[, X_test, y_test]`` and perhaps ``classes``; pickled objects are refused, never loaded.
+    """Read ``X_train, y_train[, X_test, y_test]`` and perhaps ``classes``; pickles are never loaded.
 
     Raises DataError when the file is damaged, holds objects, or lacks an array.
     """
@@ -173,7 +175,8 @@ def read_npz(path: Path) -> dict[str, Array]:
     except ValueError as error:
         if "pickle" in str(error):
             raise DataError(
-                f"{path.name} holds pickled Python objects, which are never loaded: save plain numbers or text instead "
+                f"{path.name} holds pickled Python objects, which are never loaded: save plain "
+                "numbers or text instead "
                 "(for instance X.astype('float32'), y.astype(str))"
             ) from error
         raise DataError(f"{path.name} cannot be read as .npz: {error}") from error
@@ -189,7 +192,8 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
     values = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
     if values.dtype.kind not in "biuf":
         raise DataError(
-            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or .parquet table"
+            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or "
+            ".parquet table"
         )
     if len(values.shape) == 0 or len(values) == 0:
         raise DataError(f"{what} has no rows")
@@ -199,14 +203,16 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
         if broken:
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise DataError(
-                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or remove them first"
+                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or "
+                "remove them first"
             )
     if values.ndim == 2:
         return values, None
     layout = image_layout(values.shape, values.dtype)
     if layout is None:
         raise DataError(
-            f"{what} has shape {values.shape}, neither a table (rows, columns) nor images (rows, height, width[, channels]): "
+            f"{what} has shape {values.shape}, neither a table (rows, columns) nor images (rows, "
+            "height, width[, channels]): "
             "reshape it, or give Task(...) your own model and dataset"
         )
     return values, layout
@@ -239,7 +245,8 @@ def _fit_matrix(rows: Array, names: tuple[str, ...]) -> tuple[Preprocessing, tup
     if not kept:
         raise DataError("every column of X is constant; there is nothing to learn from")
     notes = [
-        f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes softly clipped"
+        f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes "
+        "softly clipped"
     ]
     if len(kept) < width:
         dropped = [names[at] for at in range(width) if at not in set(kept)]

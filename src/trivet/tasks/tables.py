@@ -1,7 +1,7 @@
-"""A task from a table: a CSV or Parquet file, or a polars frame. Columns are inferred, and every decision is noted.
+"""A task from a table: a CSV or Parquet file, or a polars frame. Every decision on a column is noted.
 
-Numbers (integers among them) stay numbers; booleans count as 0 and 1; text is a category. Dropped, with a note: constant and empty
-columns, row numbers and identifiers, free text, and dates.
+Numbers (integers among them) stay numbers; booleans count as 0 and 1; text is a category. Dropped, with a
+note: constant and empty columns, row numbers and identifiers, free text, and dates.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def task_from_table(
 ) -> Task:
     """Make a task from a table and the name of its target column.
 
-    ``data`` (and ``test``, a second table with the same columns) is a path, a polars frame, or a mapping from names to values.
-    Rows without a target are dropped and counted in the notes. With an own ``model`` the input is one float tensor, categories
-    one-hot; the reference model embeds them.
+    ``data`` (and ``test``, a second table with the same columns) is a path, a polars frame, or a mapping from
+    names to values. Rows without a target are dropped and counted in the notes. With an own ``model`` the
+    input is one float tensor, categories one-hot; the reference model embeds them.
 
     >>> rows = {"size": [float(i % 17) for i in range(60)], "town": ["Oslo", "Bergen", "Voss"] * 20}
     >>> task = task_from_table(rows | {"price": [3.0 * i for i in rows["size"]]}, target="price")
@@ -66,7 +66,8 @@ def task_from_table(
     frame = table(data)
     if target not in frame.columns:
         raise DataError(
-            f"no column {target!r} to predict{nearest(target, frame.columns) or '.'} Columns: {', '.join(frame.columns)}"
+            f"no column {target!r} to predict{nearest(target, frame.columns) or '.'} Columns: "
+            f"{', '.join(frame.columns)}"
         )
     notes: list[str] = []
     frame, labels = _with_target(frame, target, notes)
@@ -177,7 +178,8 @@ def numbers(series: Series) -> NDArray[np.float64]:
     broken = np.flatnonzero(np.isinf(values))
     if len(broken):
         raise DataError(
-            f"column {series.name!r} has {len(broken)} infinite values, the first in row {broken[0] + 1} of its split"
+            f"column {series.name!r} has {len(broken)} infinite values, the first in row "
+            f"{broken[0] + 1} of its split"
         )
     return values  # type: ignore[no-any-return]
 
@@ -227,13 +229,15 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
             categorical.append(Categorical(series.name, tuple(levels)))
     if not numeric and not categorical:
         raise DataError(
-            f"no column is left to learn from; dropped: {', '.join(dropped) or 'none, the table has no other column'}"
+            "no column is left to learn from; dropped: "
+            f"{', '.join(dropped) or 'none, the table has no other column'}"
         )
     notes = []
     if numeric:
         names = _listed([column.name for column in numeric])
         notes.append(
-            f"{len(numeric)} numeric columns (median removed, scaled by the quartile distance, extremes softly clipped): {names}"
+            f"{len(numeric)} numeric columns (median removed, scaled by the quartile distance, "
+            f"extremes softly clipped): {names}"
         )
     if categorical:
         shown = _listed([f"{column.name} ({len(column.levels)} values)" for column in categorical])
