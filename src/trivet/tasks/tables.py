@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trivet.errors import DataError, nearest, require
-from trivet.tasks.arrays import encoded_task
+from trivet.tasks.encoding import encoded_task
 from trivet.tasks.metrics import Metric
 from trivet.tasks.preprocessing import Categorical, Numeric, Preprocessing, TablePreprocessing
 from trivet.tasks.targets import read_target
