@@ -124,7 +124,8 @@ class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
 
         Raises DataError when a column is missing or a numeric one holds text.
         """
-        from trivet.tasks.tables import numbers, strings, table
+        from trivet.tasks.columns import numbers, strings
+        from trivet.tasks.tables import table
 
         frame = table(raw)
         names = [column.name for column in self.numeric] + [column.name for column in self.categorical]

@@ -31,6 +31,9 @@ Input = Tensor | tuple[Tensor, ...]
 HELD_OUT = 0.2
 """The share of rows for validation, and again for test."""
 
+FEWEST_ROWS = 5
+"""No split is smaller."""
+
 
 class Split(ABC):
     """Rows of ``(input, target)`` that can be taken by index."""
@@ -151,6 +154,10 @@ def as_split(data: object, kind: Kind, where: str) -> Split:
         )
     if len(split) == 0:
         raise DataError(f"{where} has no rows")
+    if where != "train" and len(split) < FEWEST_ROWS:
+        raise DataError(
+            f"{where} has {len(split)} rows, too few to judge by; at least {FEWEST_ROWS} are needed"
+        )
     return split
 
 
@@ -199,21 +206,19 @@ def draw_splits(
     few.
     """
     needed = 1 + val + test
-    if rows < 5 * needed and (val or test):
+    if rows < FEWEST_ROWS * needed and (val or test):
         parts = ["train", *["validation"] * val, *["test"] * test]
         raise DataError(
-            f"{rows} rows are too few to draw {', '.join(parts)}; at least {5 * needed} are needed"
+            f"{rows} rows are too few to draw {', '.join(parts)}; at least {FEWEST_ROWS * needed} are needed"
         )
     if strata is not None:
         counts = torch.bincount(strata)
         rare = int(torch.where(counts > 0, counts, rows).argmin())
-        if 0 < int(counts[rare]) < max(2, needed):
-            name = names[rare] if rare < len(names) else str(rare)
-            count = int(counts[rare])
+        count, name = int(counts[rare]), names[rare] if rare < len(names) else str(rare)
+        if count < needed:
             raise DataError(
-                f"class {name!r} has {'a single sample' if count == 1 else f'{count} samples'}; it "
-                "needs at least "
-                f"{max(2, needed)}, so that every split has one: add samples, or merge or remove the class"
+                f"class {name!r} has {'a single sample' if count == 1 else f'{count} samples'}; it needs at "
+                f"least {needed}, one for each split: add samples, or merge or remove the class"
             )
     train, val_rows, test_rows = torch.arange(rows), None, None
     if test:
@@ -233,7 +238,7 @@ def shared_rows(one: Split, other: Split) -> int:
     return sum(row in seen for row in _row_hashes(other.inputs))
 
 
-def _row_hashes(inputs: Input) -> list[bytes]:
+def _row_hashes(inputs: Input) -> list[int]:
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     arrays = [np.ascontiguousarray(part.flatten(1).numpy()) for part in parts]
-    return [b"".join(array[row].tobytes() for array in arrays) for row in range(len(arrays[0]))]
+    return [hash(b"".join(array[row].tobytes() for array in arrays)) for row in range(len(arrays[0]))]

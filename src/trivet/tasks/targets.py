@@ -111,6 +111,8 @@ def _as_values(raw: object) -> NDArray[Any]:
 
 
 def _finite(values: NDArray[Any], name: str = "target") -> NDArray[np.float64]:
+    if values.dtype.kind in "OSU":
+        raise DataError(_not_numbers(values, name))
     numbers = values.astype(np.float64)
     broken = np.flatnonzero(~np.isfinite(numbers))
     if len(broken):

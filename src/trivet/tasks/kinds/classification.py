@@ -22,7 +22,7 @@ class _Classification(Kind):
     classifies: ClassVar[bool] = True
 
     def check_targets(self, targets: Tensor, where: str) -> None:
-        """Refuse training labels other than 0, 1, 2, ..., a single class, and classes with one sample."""
+        """Refuse training labels other than 0, 1, 2, ..., and a single class."""
         if where != "train":
             return
         labels = self.strata(targets)
@@ -38,10 +38,6 @@ class _Classification(Kind):
             missing = next(c for c in range(len(counts)) if c not in present)
             raise DataError(
                 f"class labels must be 0 to {len(counts) - 1} without gaps; no training row has {missing}"
-            )
-        if int(counts.min()) < 2:
-            raise DataError(
-                f"class {int(counts.argmin())} has a single training sample; it cannot be learned and judged"
             )
 
     def strata(self, targets: Tensor) -> Tensor:
