@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trivet.errors import DataError
-from trivet.tasks.kinds import kind_named
+from trivet.tasks.encoding import encoded_task
 from trivet.tasks.metrics import Metric
-from trivet.tasks.models import ResidualCNN, TabularMLP
 from trivet.tasks.preprocessing import (
     ImagePreprocessing,
     MatrixPreprocessing,
@@ -23,11 +21,10 @@ from trivet.tasks.preprocessing import (
     Preprocessing,
     image_layout,
 )
-from trivet.tasks.splits import TensorSplit, draw_splits
 from trivet.tasks.targets import FEW_CLASSES, Target, read_target
 from trivet.tasks.task import ModelFactory, Task
 
-__all__ = ["encoded_task", "read_npz", "task_from_arrays"]
+__all__ = ["read_npz", "task_from_arrays"]
 
 Array = NDArray[Any]
 
@@ -50,16 +47,18 @@ def task_from_arrays(
     steps: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> Task:
-    """Make a task from ``X`` ``(rows, columns)`` numbers or ``(rows, height, width[, channels])`` images, and ``y`` ``(rows,)``.
+    """Make a task from ``X``, numbers ``(rows, columns)`` or images, and ``y`` ``(rows,)``.
 
-    Without ``X_test`` a test split of 20 % is drawn; validation is always drawn from ``X``. Everything is fitted on the training
-    rows alone. ``features`` and ``classes`` are names for columns and for labels 0, 1, ...
+    Images are ``(rows, height, width)``, with channels last or first when there are any. Without ``X_test`` a
+    test split of 20 % is drawn; validation is always drawn from ``X``. Everything is fitted on the training
+    rows alone. ``features`` and ``classes`` are names for the columns and for the labels 0, 1, ...
 
     >>> task = task_from_arrays(np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3)
     >>> task.kind, task.outputs, len(task.train)
     ('multiclass', 3, 54)
 
-    Raises DataError for NaN, infinite or non-numeric values, shapes that do not match, and targets that cannot be learned.
+    Raises DataError for NaN, infinite or non-numeric values, shapes that do not match, and targets that
+    cannot be learned.
     """
     raw, layout = _features(X, "X")
     if (X_test is None) != (y_test is None):
@@ -96,68 +95,8 @@ def task_from_arrays(
     )
 
 
-def encoded_task(
-    target: Target,
-    take: Callable[[Array], Any],
-    fit: Callable[[Any], tuple[Preprocessing, tuple[str, ...]]],
-    raw_test: object,
-    test_values: Tensor | None,
-    *,
-    metric: str | Metric | Callable[[Tensor, Tensor], float] | None,
-    model: ModelFactory | nn.Module | None,
-    seed: int,
-    name: str,
-    source: str,
-    batch_size: int | None,
-    steps: int | None,
-    notes: tuple[str, ...],
-) -> Task:
-    """Draw the splits, ``fit`` the preprocessing on the training rows that ``take`` gives, encode every split, make the task."""
-    kind = kind_named(target.kind)
-    shaped = kind.shape_target(target.values)
-    kind.check_targets(shaped, "train")
-    strata = kind.strata(shaped)
-    train, val, test = draw_splits(
-        len(shaped), strata, seed, val=True, test=raw_test is None, names=target.classes
-    )
-    assert val is not None
-    preprocessing, fitted = fit(take(train.numpy()))
-    scale = None if target.classes else _scale(target.values[train])
-
-    def split(raw: Any, values: Tensor) -> TensorSplit:
-        values = values if scale is None else (values - scale[0]) / scale[1]
-        return TensorSplit(
-            preprocessing.encode(raw),
-            kind.shape_target(values).float() if scale else kind.shape_target(values),
-        )
-
-    if test is not None:
-        raw_test, test_values = take(test.numpy()), target.values[test]
-    assert test_values is not None
-    train_split = split(take(train.numpy()), target.values[train])
-    val_split = split(take(val.numpy()), target.values[val])
-    outputs = kind.outputs(shaped)
-    return Task(
-        model if model is not None else _reference_model(preprocessing, train_split, outputs),
-        train_split,
-        val_split,
-        split(raw_test, test_values),
-        kind=target.kind,
-        metric=metric,
-        batch_size=batch_size,
-        steps=steps,
-        name=name,
-        seed=seed,
-        classes=target.classes,
-        source=source,
-        notes=(target.note, *notes, *fitted),
-        target_scale=scale,
-        preprocessing=preprocessing,
-    )
-
-
 def read_npz(path: Path) -> dict[str, Array]:
-    """Read ``X_train, y_train[, X_test, y_test]`` and perhaps ``classes``; pickled objects are refused, never loaded.
+    """Read ``X_train, y_train[, X_test, y_test]`` and perhaps ``classes``; pickles are never loaded.
 
     Raises DataError when the file is damaged, holds objects, or lacks an array.
     """
@@ -173,7 +112,8 @@ def read_npz(path: Path) -> dict[str, Array]:
     except ValueError as error:
         if "pickle" in str(error):
             raise DataError(
-                f"{path.name} holds pickled Python objects, which are never loaded: save plain numbers or text instead "
+                f"{path.name} holds pickled Python objects, which are never loaded: save plain "
+                "numbers or text instead "
                 "(for instance X.astype('float32'), y.astype(str))"
             ) from error
         raise DataError(f"{path.name} cannot be read as .npz: {error}") from error
@@ -189,7 +129,8 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
     values = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
     if values.dtype.kind not in "biuf":
         raise DataError(
-            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or .parquet table"
+            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or "
+            ".parquet table"
         )
     if len(values.shape) == 0 or len(values) == 0:
         raise DataError(f"{what} has no rows")
@@ -199,14 +140,16 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
         if broken:
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise DataError(
-                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or remove them first"
+                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or "
+                "remove them first"
             )
     if values.ndim == 2:
         return values, None
     layout = image_layout(values.shape, values.dtype)
     if layout is None:
         raise DataError(
-            f"{what} has shape {values.shape}, neither a table (rows, columns) nor images (rows, height, width[, channels]): "
+            f"{what} has shape {values.shape}, neither a table (rows, columns) nor images (rows, "
+            "height, width[, channels]): "
             "reshape it, or give Task(...) your own model and dataset"
         )
     return values, layout
@@ -239,7 +182,8 @@ def _fit_matrix(rows: Array, names: tuple[str, ...]) -> tuple[Preprocessing, tup
     if not kept:
         raise DataError("every column of X is constant; there is nothing to learn from")
     notes = [
-        f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes softly clipped"
+        f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes "
+        "softly clipped"
     ]
     if len(kept) < width:
         dropped = [names[at] for at in range(width) if at not in set(kept)]
@@ -248,19 +192,3 @@ def _fit_matrix(rows: Array, names: tuple[str, ...]) -> tuple[Preprocessing, tup
         )
     columns = tuple(Numeric.fit(names[at], values[:, at]) for at in kept)
     return MatrixPreprocessing(columns, kept, width), tuple(notes)
-
-
-def _scale(values: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of the training targets; a constant one was refused before."""
-    return float(values.mean()), float(values.std(correction=0)) or 1.0
-
-
-def _reference_model(preprocessing: Preprocessing, train: TensorSplit, outputs: int) -> ModelFactory:
-    inputs = train.inputs
-    if isinstance(preprocessing, ImagePreprocessing):
-        channels, height, width = preprocessing.shape
-        return partial(ResidualCNN, channels=channels, size=min(height, width), outputs=outputs)
-    if isinstance(inputs, tuple):
-        codes = tuple(column.codes for column in getattr(preprocessing, "categorical", ()))
-        return partial(TabularMLP, features=inputs[0].shape[1], outputs=outputs, codes=codes)
-    return partial(TabularMLP, features=inputs.shape[1], outputs=outputs)

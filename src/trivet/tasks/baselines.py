@@ -1,4 +1,4 @@
-"""What a result must beat: the best guess that ignores the input, and a linear model on the same encoded inputs."""
+"""What a result must beat: the best guess that ignores the input, and a linear model on the same input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Baseline", "fit_baselines"]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline's name, its value by the task's metric on the test split, and its raw outputs there ``(rows, outputs)``."""
+    """A baseline's name, its metric on the test split, and its raw outputs there ``(rows, outputs)``."""
 
     name: str
     value: float

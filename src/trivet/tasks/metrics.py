@@ -1,8 +1,8 @@
 """The task's own metric: what a result is judged by, computed on raw model outputs.
 
-Classification metrics take logits, regression metrics the model's numbers. Every metric is exact on ties, is computed in
-float64, and is NaN where it is not defined (no rows, an output that is not a number, one class alone for a ranking metric):
-a broken model never scores.
+Classification metrics take logits, regression metrics the model's numbers. Every metric is exact on ties, is
+computed in float64, and is NaN where it is not defined (no rows, an output that is not a number, one class
+alone for a ranking metric): a broken model never scores.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Scorer = Callable[[Tensor, Tensor], float]
 class Metric:
     """A number for outputs against targets, and which direction is better.
 
-    ``scale`` is ``(mean, std)`` of a standardised regression target: outputs and targets are put back into the user's units
-    before the metric is computed. ``unit`` names them (``"target units"``, ``""`` for shares between 0 and 1).
+    ``scale`` is ``(mean, std)`` of a standardised regression target: outputs and targets are put back into
+    the user's units before the metric is computed. ``unit`` names them (``"target units"``, ``""`` for shares
+    between 0 and 1).
 
     >>> accuracy = metric_for("accuracy", "binary")
     >>> accuracy(torch.tensor([[2.0], [-1.0], [0.5], [-3.0]]), torch.tensor([1.0, 0.0, 0.0, 0.0]))
@@ -88,9 +89,11 @@ def register(
 
 
 def metric_for(metric: str | Metric | Scorer, kind: str) -> Metric:
-    """Find the metric of this name for this kind of task; a callable ``(outputs, targets) -> float`` is taken as higher-is-better.
+    """Find the metric of this name for this kind of task.
 
-    Raises InputError for an unknown name, or one that belongs to another kind, offering the nearest that fits.
+    A callable ``(outputs, targets) -> float`` is a metric too: higher is better.
+
+    Raises InputError for an unknown name, or one of another kind, offering the nearest that fits.
     """
     if isinstance(metric, Metric):
         return metric
@@ -119,8 +122,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of a metric: rows drawn with replacement, ``resamples`` times.
 
-    Resamples on which the metric is not defined (a class is missing) are left out; with none left, both ends are NaN.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+    Resamples on which the metric is not defined (a class is missing) are left out; with none left, both ends
+    are NaN. Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
     """
     rows = len(outputs)
     if rows == 0:
@@ -177,7 +180,8 @@ def r2(outputs: Tensor, targets: Tensor) -> float:
     return float(1 - _errors(outputs, targets).square().sum() / total)
 
 
-# Classification by a decision. Binary: one logit, class 1 where it is above 0. Multiclass: the first largest logit.
+# Classification by a decision. Binary: class 1 where the logit is above 0. Multiclass: the first largest
+# logit.
 
 
 def _decided(outputs: Tensor) -> Tensor:
@@ -255,7 +259,7 @@ def macro_auroc(outputs: Tensor, targets: Tensor) -> float:
 
 @register("average_precision", "binary")
 def average_precision(outputs: Tensor, targets: Tensor) -> float:
-    """Area under the precision-recall curve as a step sum, ``sum_k (R_k - R_(k-1)) P_k``; NaN without a positive row."""
+    """Area under the precision-recall steps, ``sum_k (R_k - R_(k-1)) P_k``; NaN without a positive row."""
     positive = _labels(targets) == 1
     if not positive.any():
         return math.nan

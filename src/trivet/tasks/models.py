@@ -1,4 +1,4 @@
-"""Small reference models for raw data, in plain torch: what is trained when the user brings data and no model."""
+"""Small reference models in plain torch: what is trained when the user brings data and no model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ __all__ = ["ResidualCNN", "TabularMLP"]
 class TabularMLP(nn.Module):
     """A multilayer perceptron on numeric features and, when there are any, embedded categories.
 
-    ``forward(numeric)`` or ``forward(numeric, codes)``: float ``(batch, features)`` and int64 ``(batch, categories)`` to
-    ``(batch, outputs)``. A category with ``c`` codes is embedded in ``min(32, round(1.6 c^0.56))`` dimensions (fastai's rule, capped
-    lower). Each hidden layer is linear, batch norm, SiLU, dropout.
+    ``forward(numeric)`` or ``forward(numeric, codes)``: float ``(batch, features)`` and int64 ``(batch,
+    categories)`` to ``(batch, outputs)``. A category with ``c`` codes is embedded in ``min(32, round(1.6
+    c^0.56))`` dimensions (fastai's rule, capped lower). Each hidden layer is linear, batch norm, SiLU,
+    dropout.
 
-    >>> TabularMLP(features=3, outputs=2, codes=(4,))(torch.zeros(5, 3), torch.zeros(5, 1, dtype=torch.int64)).shape
+    >>> model = TabularMLP(features=3, outputs=2, codes=(4,))
+    >>> model(torch.zeros(5, 3), torch.zeros(5, 1, dtype=torch.int64)).shape
     torch.Size([5, 2])
     """
 
@@ -50,7 +52,7 @@ class TabularMLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm beside a shortcut (He et al. 2016, figure 2); ``stride`` 2 halves the sides."""
+    """Two 3x3 convolutions with batch norm beside a shortcut (He et al. 2016, figure 2)."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -72,9 +74,9 @@ class ResidualBlock(nn.Module):
 class ResidualCNN(nn.Module):
     """A small residual network: stem, one residual block per width, global average, linear head.
 
-    ``forward(images)``: float ``(batch, channels, height, width)`` to ``(batch, outputs)``. The stem and then each block from the second
-    on halve the image while its shorter side is at least 8, and large images are reduced by 4 in the stem, so that the cost per image
-    stays near ten million multiplications.
+    ``forward(images)``: float ``(batch, channels, height, width)`` to ``(batch, outputs)``. The stem and then
+    each block from the second on halve the image while its shorter side is at least 8, and large images are
+    reduced by 4 in the stem, so that the cost per image stays near ten million multiplications.
 
     >>> ResidualCNN(channels=1, size=28, outputs=10)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])

@@ -1,12 +1,12 @@
-"""How raw values become a model's input: fitted on training rows alone, stored as plain data, applied again by ``predict``.
+"""How raw values become a model's input: fitted on training rows, stored as data, applied by ``predict``.
 
-Numeric columns are centred by their median, scaled by the distance between their quartiles, and softly clipped,
+Numeric columns are centred by their median, scaled by the distance of their quartiles, and softly clipped,
 
     z = (x - median) / (q75 - q25),    f(z) = z / sqrt(1 + (z / 3)^2),
 
-so that a few extreme values neither set the scale nor reach the model: |f| < 3 (Holzmueller, Grinsztajn and Steinwart 2024,
-"Better by default", section 3). A missing number becomes 0, the median, beside a 0/1 indicator column. Categories become codes,
-0 for a missing or unseen one. Images are standardised per channel.
+so that a few extreme values neither set the scale nor reach the model: |f| < 3 (Holzmueller, Grinsztajn and
+Steinwart 2024, "Better by default", section 3). A missing number becomes 0, the median, beside a 0/1
+indicator column. Categories become codes, 0 for a missing or unseen one. Images are standardised per channel.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ class Categorical(msgspec.Struct, frozen=True):
 class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
     """Columns of a table, by name.
 
-    The input is a float tensor ``(rows, features)``; with categories it is a pair with their codes ``(rows, categories)``, or
-    with ``one_hot`` a single tensor in which each code has a 0/1 column, for models that take one tensor.
+    The input is a float tensor ``(rows, features)``; with categories it is a pair with their codes ``(rows,
+    categories)``, or with ``one_hot`` a single tensor in which each code has a 0/1 column, for models that
+    take one tensor.
     """
 
     numeric: tuple[Numeric, ...]
@@ -123,7 +124,8 @@ class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
 
         Raises DataError when a column is missing or a numeric one holds text.
         """
-        from trivet.tasks.tables import numbers, strings, table
+        from trivet.tasks.columns import numbers, strings
+        from trivet.tasks.tables import table
 
         frame = table(raw)
         names = [column.name for column in self.numeric] + [column.name for column in self.categorical]
@@ -142,7 +144,7 @@ class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
 
 
 class MatrixPreprocessing(Preprocessing, frozen=True, tag="matrix"):
-    """Numeric columns by position: ``(rows, columns)`` to a float tensor of the kept ones; ``columns`` is the raw width."""
+    """Numeric columns by position: the ``kept`` ones of ``(rows, columns)``, to a float tensor."""
 
     numeric: tuple[Numeric, ...]
     kept: tuple[int, ...]
@@ -162,7 +164,7 @@ class MatrixPreprocessing(Preprocessing, frozen=True, tag="matrix"):
 
 
 class ImagePreprocessing(Preprocessing, frozen=True, tag="images"):
-    """Images ``(rows, height, width)``, channels last or channels first, to a float tensor ``(rows, channels, height, width)``."""
+    """Images of layout ``HW``, ``HWC`` or ``CHW`` to a float tensor ``(rows, channels, height, width)``."""
 
     layout: str
     shape: tuple[int, int, int]
@@ -205,8 +207,8 @@ def channels_first(images: Array, layout: str) -> Array:
 def image_layout(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str | None:
     """``"HW"``, ``"HWC"`` or ``"CHW"`` when an array of this shape ``(rows, ...)`` holds images, else None.
 
-    Bytes of three dimensions are images; other numbers only when the two sides are alike, since ``(rows, channels, time)`` looks
-    the same.
+    Bytes of three dimensions are images; other numbers only when the two sides are alike, since ``(rows,
+    channels, time)`` looks the same.
 
     >>> image_layout((100, 28, 28), np.dtype("uint8")), image_layout((100, 12, 29), np.dtype("float32"))
     ('HW', None)

@@ -37,9 +37,11 @@ def read_task(
     """Read a task from what the command line calls DATA.
 
     - ``*.csv``, ``*.csv.gz``, ``*.parquet``: a table; ``target`` names the column to predict.
-    - ``*.npz``: arrays ``X_train, y_train[, X_test, y_test]``, and perhaps ``classes`` (names of labels 0, 1, ...).
+    - ``*.npz``: arrays ``X_train, y_train[, X_test, y_test]``, perhaps ``classes`` (names of labels 0, 1,
+      ..).
     - ``sklearn:NAME``: one of scikit-learn's bundled sets: breast_cancer, diabetes, digits, iris, wine.
-    - ``module:function``: a function without arguments that returns a Task; ``model`` too may be ``module:factory``.
+    - ``module:function``: a function without arguments that returns a Task; ``model`` too may be
+      ``module:factory``.
 
     Raises DataError (one line: what was given, what is allowed, what to try) for anything else.
 
@@ -76,7 +78,8 @@ def read_task(
     frame = read_table(path)
     if target is None:
         raise DataError(
-            f"which column of {path.name} is to be predicted? Name it as target (--target). Columns: {', '.join(frame.columns)}"
+            f"which column of {path.name} is to be predicted? Name it as target (--target). Columns: "
+            f"{', '.join(frame.columns)}"
         )
     return task_from_table(
         frame, target, kind, metric, factory, seed, name=path.name.split(".")[0], source=data
@@ -91,7 +94,8 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{str(path)!r} is a folder; a data file ({', '.join(TABLES)}, .npz) is needed")
     if not path.name.endswith((*TABLES, ".npz")):
         raise DataError(
-            f"{path.name!r} is not a known kind of data file: use {', '.join(TABLES)}, .npz, sklearn:NAME or module:function"
+            f"{path.name!r} is not a known kind of data file: use {', '.join(TABLES)}, .npz, "
+            "sklearn:NAME or module:function"
         )
     try:
         with path.open("rb") as file:

@@ -31,6 +31,9 @@ Input = Tensor | tuple[Tensor, ...]
 HELD_OUT = 0.2
 """The share of rows for validation, and again for test."""
 
+FEWEST_ROWS = 5
+"""No split is smaller."""
+
 
 class Split(ABC):
     """Rows of ``(input, target)`` that can be taken by index."""
@@ -118,8 +121,11 @@ class DatasetSplit(Split):
     def targets(self) -> Tensor:
         """All targets, read once and kept."""
         if self._targets is None:
-            targets = [torch.as_tensor(self._dataset[index][1]) for index in range(len(self))]
-            self._targets = self._kind.shape_target(torch.stack(targets))
+            # torchvision's sets keep their targets beside the images, which spares reading every image.
+            stored = getattr(self._dataset, "targets", None)
+            if stored is None or len(stored) != len(self):
+                stored = torch.stack([torch.as_tensor(self._dataset[index][1]) for index in range(len(self))])
+            self._targets = self._kind.shape_target(torch.as_tensor(stored))
         return self._targets
 
     def subset(self, indices: Tensor) -> DatasetSplit:
@@ -148,6 +154,10 @@ def as_split(data: object, kind: Kind, where: str) -> Split:
         )
     if len(split) == 0:
         raise DataError(f"{where} has no rows")
+    if where != "train" and len(split) < FEWEST_ROWS:
+        raise DataError(
+            f"{where} has {len(split)} rows, too few to judge by; at least {FEWEST_ROWS} are needed"
+        )
     return split
 
 
@@ -170,7 +180,7 @@ def _tensor_split(inputs: object, targets: object, kind: Kind, where: str) -> Te
 def draw_split(
     rows: int, strata: Tensor | None, seed: int, *, share: float = HELD_OUT
 ) -> tuple[Tensor, Tensor]:
-    """Draw ``share`` of the rows: ``(rest, drawn)`` as sorted indices, every stratum in proportion and in both parts.
+    """Draw ``share`` of the rows: ``(rest, drawn)`` as sorted indices, every stratum in both parts.
 
     >>> rest, drawn = draw_split(10, torch.tensor([0] * 5 + [1] * 5), seed=0)
     >>> len(rest), len(drawn), int((drawn >= 5).sum())
@@ -192,23 +202,23 @@ def draw_splits(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Row indices of train, and of validation and test where they are to be drawn: 20 % of all rows each.
 
-    ``names`` are the classes' names for errors. Raises DataError when there are too few rows, of a class or in all.
+    ``names`` are the classes' names, for errors. Raises DataError when rows, of a class or in all, are too
+    few.
     """
     needed = 1 + val + test
-    if rows < 5 * needed and (val or test):
+    if rows < FEWEST_ROWS * needed and (val or test):
         parts = ["train", *["validation"] * val, *["test"] * test]
         raise DataError(
-            f"{rows} rows are too few to draw {', '.join(parts)}; at least {5 * needed} are needed"
+            f"{rows} rows are too few to draw {', '.join(parts)}; at least {FEWEST_ROWS * needed} are needed"
         )
     if strata is not None:
         counts = torch.bincount(strata)
         rare = int(torch.where(counts > 0, counts, rows).argmin())
-        if 0 < int(counts[rare]) < max(2, needed):
-            name = names[rare] if rare < len(names) else str(rare)
-            count = int(counts[rare])
+        count, name = int(counts[rare]), names[rare] if rare < len(names) else str(rare)
+        if count < needed:
             raise DataError(
-                f"class {name!r} has {'a single sample' if count == 1 else f'{count} samples'}; it needs at least "
-                f"{max(2, needed)}, so that every split has one: add samples, or merge or remove the class"
+                f"class {name!r} has {'a single sample' if count == 1 else f'{count} samples'}; it needs at "
+                f"least {needed}, one for each split: add samples, or merge or remove the class"
             )
     train, val_rows, test_rows = torch.arange(rows), None, None
     if test:
@@ -221,14 +231,14 @@ def draw_splits(
 
 
 def shared_rows(one: Split, other: Split) -> int:
-    """How many rows of ``other`` have an input that also occurs in ``one``; 0 when the inputs are not in memory."""
+    """How many rows of ``other`` have an input that occurs in ``one``; 0 when inputs are not in memory."""
     if one.inputs is None or other.inputs is None:
         return 0
     seen = set(_row_hashes(one.inputs))
     return sum(row in seen for row in _row_hashes(other.inputs))
 
 
-def _row_hashes(inputs: Input) -> list[bytes]:
+def _row_hashes(inputs: Input) -> list[int]:
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     arrays = [np.ascontiguousarray(part.flatten(1).numpy()) for part in parts]
-    return [b"".join(array[row].tobytes() for array in arrays) for row in range(len(arrays[0]))]
+    return [hash(b"".join(array[row].tobytes() for array in arrays)) for row in range(len(arrays[0]))]

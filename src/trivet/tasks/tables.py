@@ -1,15 +1,13 @@
-"""A task from a table: a CSV or Parquet file, or a polars frame. Columns are inferred, and every decision is noted.
-
-Numbers (integers among them) stay numbers; booleans count as 0 and 1; text is a category. Dropped, with a note: constant and empty
-columns, row numbers and identifiers, free text, and dates.
-"""
+"""A task from a table: a CSV or Parquet file, or a polars frame. Every decision on a column is noted."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
+import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trivet.errors import DataError, nearest, require
-from trivet.tasks.arrays import encoded_task
+from trivet.tasks.columns import fit_columns
+from trivet.tasks.encoding import encoded_task
 from trivet.tasks.metrics import Metric
-from trivet.tasks.preprocessing import Categorical, Numeric, Preprocessing, TablePreprocessing
+from trivet.tasks.preprocessing import Preprocessing
 from trivet.tasks.targets import read_target
 from trivet.tasks.task import ModelFactory, Task
 
-__all__ = ["numbers", "read_table", "strings", "table", "task_from_table"]
+__all__ = ["read_table", "table", "task_from_table"]
 
 Frame = Any  # polars.DataFrame; polars is imported at first use
 Series = Any
 
 MISSING = ["", "NA", "N/A", "n/a", "null", "NULL", "None", "?"]
 """Cells of a CSV file that count as missing; so does NaN in a feature."""
-
-MAX_LEVELS = 256
-"""The most frequent categories that get a code of their own; rarer ones share that of the unseen."""
 
 
 def task_from_table(
@@ -52,9 +48,9 @@ def task_from_table(
 ) -> Task:
     """Make a task from a table and the name of its target column.
 
-    ``data`` (and ``test``, a second table with the same columns) is a path, a polars frame, or a mapping from names to values.
-    Rows without a target are dropped and counted in the notes. With an own ``model`` the input is one float tensor, categories
-    one-hot; the reference model embeds them.
+    ``data`` (and ``test``, a second table with the same columns) is a path, a polars frame, or a mapping from
+    names to values. Rows without a target are dropped and counted in the notes. With an own ``model`` the
+    input is one float tensor, categories one-hot; the reference model embeds them.
 
     >>> rows = {"size": [float(i % 17) for i in range(60)], "town": ["Oslo", "Bergen", "Voss"] * 20}
     >>> task = task_from_table(rows | {"price": [3.0 * i for i in rows["size"]]}, target="price")
@@ -66,7 +62,8 @@ def task_from_table(
     frame = table(data)
     if target not in frame.columns:
         raise DataError(
-            f"no column {target!r} to predict{nearest(target, frame.columns) or '.'} Columns: {', '.join(frame.columns)}"
+            f"no column {target!r} to predict{nearest(target, frame.columns) or '.'} Columns: "
+            f"{', '.join(frame.columns)}"
         )
     notes: list[str] = []
     frame, labels = _with_target(frame, target, notes)
@@ -128,18 +125,17 @@ def read_table(path: Path) -> Frame:
             frame = polars.read_parquet(io.BytesIO(raw))
         else:
             text = gzip.decompress(raw) if path.name.endswith(".gz") else raw
-            _check_header(text, path.name)
             frame = polars.read_csv(
                 text,
+                separator=_separator(text, path.name),
                 null_values=MISSING,
                 try_parse_dates=True,
                 infer_schema_length=None,
-                truncate_ragged_lines=False,
             )
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
-        if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
-            raise
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path.name} is damaged or cut short: {error}") from error
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     except (polars.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} cannot be read as a table: {_first_line(error)}") from error
     if frame.height == 0:
@@ -147,45 +143,23 @@ def read_table(path: Path) -> Frame:
     return frame
 
 
-def _check_header(text: bytes, name: str) -> None:
+def _separator(text: bytes, name: str) -> str:
+    """The separator of the header line; raises DataError for binary data, and for duplicate column names."""
     if not text.strip():
         raise DataError(f"{name} is empty")
     if b"\0" in text[:4096]:
         raise DataError(f"{name} is not a CSV table: it holds binary data")
-    import csv
-
     header = text.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip("\r")
-    columns = next(csv.reader([header]), [])
+    separator = max(",;\t|", key=header.count)
+    columns = next(csv.reader([header], delimiter=separator), [])
     repeated = [column for column, count in Counter(columns).items() if count > 1]
     if repeated:
-        raise DataError(
-            f"{name} has duplicate column names: {', '.join(map(repr, repeated))}; every column needs its own"
-        )
+        raise DataError(f"{name} has duplicate column names: {', '.join(map(repr, repeated))}; rename them")
+    return separator
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def numbers(series: Series) -> NDArray[np.float64]:
-    """A column as float64, NaN where missing; raises DataError for text and for infinite values."""
-    polars = require("polars", "app")
-    try:
-        values = series.cast(polars.Float64).to_numpy().astype(np.float64)
-    except polars.exceptions.PolarsError as error:
-        raise DataError(f"column {series.name!r} must hold numbers: {_first_line(error)}") from error
-    broken = np.flatnonzero(np.isinf(values))
-    if len(broken):
-        raise DataError(
-            f"column {series.name!r} has {len(broken)} infinite values, the first in row {broken[0] + 1} of its split"
-        )
-    return values  # type: ignore[no-any-return]
-
-
-def strings(series: Series) -> Sequence[str | None]:
-    """A column as text, None where missing."""
-    polars = require("polars", "app")
-    return series.cast(polars.String).to_list()  # type: ignore[no-any-return]
 
 
 def _with_target(frame: Frame, target: str, notes: list[str]) -> tuple[Frame, NDArray[Any]]:
@@ -203,84 +177,3 @@ def _with_target(frame: Frame, target: str, notes: list[str]) -> tuple[Frame, ND
     if column.dtype.is_temporal():
         raise DataError(f"the target column {target!r} holds dates or times; it must hold numbers or classes")
     return frame, column.to_numpy() if column.dtype.is_numeric() else np.asarray(column.to_list())
-
-
-def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tuple[str, ...]]:
-    """Decide on every column from the training rows, and say what was decided."""
-    numeric: list[Numeric] = []
-    categorical: list[Categorical] = []
-    dropped: list[str] = []
-    imputed: list[str] = []
-    for series in frame.get_columns():
-        reason = _why_dropped(series)
-        if reason:
-            dropped.append(f"{series.name} ({reason})")
-        elif series.dtype.is_numeric() or str(series.dtype) == "Boolean":
-            values = numbers(series)
-            column = Numeric.fit(series.name, values)
-            numeric.append(column)
-            if column.missing:
-                imputed.append(f"{series.name} ({int(np.isnan(values).sum()):,})")
-        else:
-            counts = Counter(value for value in strings(series) if value is not None)
-            levels = sorted(level for level, _ in counts.most_common(MAX_LEVELS))
-            categorical.append(Categorical(series.name, tuple(levels)))
-    if not numeric and not categorical:
-        raise DataError(
-            f"no column is left to learn from; dropped: {', '.join(dropped) or 'none, the table has no other column'}"
-        )
-    notes = []
-    if numeric:
-        names = _listed([column.name for column in numeric])
-        notes.append(
-            f"{len(numeric)} numeric columns (median removed, scaled by the quartile distance, extremes softly clipped): {names}"
-        )
-    if categorical:
-        shown = _listed([f"{column.name} ({len(column.levels)} values)" for column in categorical])
-        notes.append(
-            f"{len(categorical)} categorical columns ({'one-hot' if one_hot else 'embedded'}): {shown}"
-        )
-    if imputed:
-        notes.append(
-            f"missing numbers in training rows, set to the median beside a 0/1 indicator: {_listed(imputed)}"
-        )
-    if dropped:
-        notes.append(f"{len(dropped)} columns dropped: {_listed(dropped)}")
-    return TablePreprocessing(tuple(numeric), tuple(categorical), one_hot), tuple(notes)
-
-
-def _why_dropped(series: Series) -> str:
-    """Why a column cannot help, or an empty string."""
-    kept = series.drop_nulls()
-    rows, distinct = len(kept), kept.n_unique()
-    if rows == 0:
-        return "empty"
-    if series.dtype.is_temporal():
-        return "dates are not used yet; add columns such as month, weekday or hour"
-    if series.dtype.is_nested() or str(series.dtype) in ("Object", "Binary"):
-        return f"type {series.dtype}"
-    if distinct == 1 and rows == len(series):
-        return "constant"
-    if series.dtype.is_integer() and distinct == len(series) and _is_row_number(kept):
-        return "row number or identifier"
-    if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
-        return ""
-    if distinct > 20 and distinct > 0.5 * rows:
-        words = sum(str(value).count(" ") + 1 for value in kept.head(200)) / min(rows, 200)
-        return "free text is not used yet" if words > 3 else "identifier: almost every value is different"
-    return ""
-
-
-def _is_row_number(series: Series) -> bool:
-    """Whether unique integers name rows: called so, or evenly filling their range (a sample of 1 to n)."""
-    name = series.name.lower().strip("_ ")
-    if name in ("", "id", "index", "row", "no", "nr", "number", "unnamed: 0", "uid", "uuid") or name.endswith(
-        ("_id", " id")
-    ):
-        return True
-    values = series.to_numpy()
-    return bool((np.diff(values) > 0).all()) and values[-1] - values[0] < 3 * len(values)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

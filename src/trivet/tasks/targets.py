@@ -1,4 +1,4 @@
-"""From a raw target column to numbers: which kind of task it makes, its classes, and what is wrong with it."""
+"""From a raw target column to numbers: which kind of task it makes, its classes, what is wrong with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW_CLASSES = 20
 
 @dataclass(frozen=True)
 class Target:
-    """A target column as numbers: the kind of task, values ``(rows,)``, and the classes' names in the order of their codes."""
+    """A target column as numbers ``(rows,)``: its kind of task, and the classes' names by code."""
 
     kind: str
     values: Tensor
@@ -40,7 +40,8 @@ class Target:
         if unseen:
             shown = ", ".join(map(repr, unseen[:5]))
             raise DataError(
-                f"the test target has labels that no training row has: {shown}; training has {_some(self.classes)}"
+                f"the test target has labels that no training row has: {shown}; training has "
+                f"{_some(self.classes)}"
             )
         return torch.tensor([code[label] for label in labels])
 
@@ -50,8 +51,9 @@ def read_target(
 ) -> Target:
     """Infer or check the kind of task, and encode the target.
 
-    Text and booleans are classes; so are two distinct values of any type, and integers with at most ``class_limit`` distinct values
-    that occur ten times on average. Everything else is regression. Raises DataError for what cannot be learned.
+    Text and booleans are classes; so are two distinct values of any type, and integers with at most
+    ``class_limit`` distinct values that occur ten times on average. Everything else is regression. Raises
+    DataError for what cannot be learned.
     """
     values = _as_values(raw)
     if len(values) == 0:
@@ -74,7 +76,8 @@ def read_target(
         )
     if len(names) > max(FEW_CLASSES, len(values) // 2):
         raise DataError(
-            f"the target {name!r} has {len(names)} distinct values in {len(values)} rows, too many to be classes"
+            f"the target {name!r} has {len(names)} distinct values in {len(values)} rows, too many to "
+            "be classes"
         )
     return Target(chosen, torch.from_numpy(codes), names, _because(name, chosen, kind, len(names)))
 
@@ -108,11 +111,14 @@ def _as_values(raw: object) -> NDArray[Any]:
 
 
 def _finite(values: NDArray[Any], name: str = "target") -> NDArray[np.float64]:
+    if values.dtype.kind in "OSU":
+        raise DataError(_not_numbers(values, name))
     numbers = values.astype(np.float64)
     broken = np.flatnonzero(~np.isfinite(numbers))
     if len(broken):
         raise DataError(
-            f"the target {name!r} has {len(broken)} NaN or infinite values, the first in row {broken[0] + 1}; "
+            f"the target {name!r} has {len(broken)} NaN or infinite values, the first in row "
+            f"{broken[0] + 1}; "
             "remove those rows first"
         )
     return numbers
@@ -141,7 +147,8 @@ def _not_numbers(values: NDArray[Any], name: str) -> str:
     text = [(row, value) for row, value in enumerate(values.tolist()) if not is_number(value)]
     row, value = text[0] if text else (0, values[0])
     return (
-        f"the target {name!r} is not numeric: {len(text):,} of {len(values):,} values are text, the first {str(value)[:40]!r} in row "
+        f"the target {name!r} is not numeric: {len(text):,} of {len(values):,} values are text, the "
+        f"first {str(value)[:40]!r} in row "
         f"{row + 1}; correct or remove those rows, or name another target column"
     )
 

@@ -28,11 +28,12 @@ SplitData = object
 class Task:
     """What is to be learned, and how the result is judged. Frozen after construction.
 
-    ``model`` is a factory or a module that is copied at each use; a factory is called without arguments, or with ``(features,
-    outputs)`` when it needs them. ``train``, ``val`` and ``test`` are Datasets of ``(input, target)`` or pairs of tensors; a ``val``
-    or ``test`` that is not given is drawn from ``train``: 20 % of all rows each, stratified by class, the same for equal seeds.
-    An input that is a tuple of tensors is given to the model as positional arguments. ``metric`` is a name, or a callable
-    ``(outputs, targets) -> float`` where higher is better.
+    ``model`` is a factory or a module that is copied at each use; a factory is called without arguments, or
+    with ``(features, outputs)`` when it needs them. ``train``, ``val`` and ``test`` are Datasets of ``(input,
+    target)`` or pairs of tensors; a ``val`` or ``test`` that is not given is drawn from ``train``: 20 % of
+    all rows each, stratified by class, the same for equal seeds. An input that is a tuple of tensors is given
+    to the model as positional arguments. ``metric`` is a name, or a callable ``(outputs, targets) -> float``
+    where higher is better.
 
     >>> x = torch.randn(100, 3)
     >>> task = Task(nn.Linear(3, 1), (x, x.sum(dim=1)), kind="regression")
@@ -105,16 +106,17 @@ class Task:
 
     def __repr__(self) -> str:
         rows = " + ".join(str(len(split)) for split in (self.train, self.val, self.test))
-        return f"Task({self.name!r}, kind={self.kind!r}, metric={self.metric.name!r}, rows={rows}, outputs={self.outputs})"
+        return f"Task({self.name!r}, kind={self.kind!r}, metric={self.metric.name!r}, rows={rows})"
 
     def make_model(self, seed: int) -> nn.Module:
         """A fresh model, initialised under ``seed``; the global random state is left as it was.
 
-        A model that gives ``(batch,)`` for a single output gets a hook that makes it ``(batch, 1)``, the shape of the targets.
-        Raises InputError when the factory fails to give a module, or its output does not fit the task.
+        A model that gives ``(batch,)`` for a single output gets a hook that makes it ``(batch, 1)``, the
+        shape of the targets. Raises InputError when the factory fails to give a module, or its output does
+        not fit the task.
         """
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             model = (
                 copy.deepcopy(self._model)
                 if isinstance(self._model, nn.Module)
@@ -128,7 +130,7 @@ class Task:
         return model
 
     def baselines(self) -> list[Baseline]:
-        """The best guess that ignores the input, then a linear model on the same inputs, judged on the test split."""
+        """The best guess that ignores the input, and a linear model, judged on the test split."""
         if self._baselines is None:
             self._baselines = fit_baselines(
                 self._rules, self.train, self.val, self.test, self.outputs, self.metric
@@ -210,7 +212,8 @@ class Task:
             if shared:
                 share = shared / len(split)
                 notes.append(
-                    f"{shared:,} {where} rows ({share:.1%}) have inputs that also occur in training: scores there flatter"
+                    f"{shared:,} {where} rows ({share:.1%}) have inputs that also occur in training: "
+                    "scores there flatter"
                 )
         return notes
 
@@ -238,22 +241,20 @@ def _three_splits(
 
 
 def _factory_arguments(factory: ModelFactory, task: Task) -> tuple[object, ...]:
-    """``()`` or ``(features, outputs)``, by what the factory requires; ``features`` is a number, or a shape for images."""
+    """``()`` or ``(features, outputs)``, by what the factory takes; ``features`` is a shape for images."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
         return ()
-    required = [
-        part
-        for part in parameters
-        if part.default is part.empty and part.kind in (part.POSITIONAL_ONLY, part.POSITIONAL_OR_KEYWORD)
-    ]
-    if not required:
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p.name for p in positional if p.default is p.empty]
+    named = [p.name for p in positional][:2] in (["features", "outputs"], ["inputs", "outputs"])
+    if not required and not named:
         return ()
-    if len(required) != 2:
-        names = ", ".join(part.name for part in required)
+    if len(required) != 2 and not (named and len(required) < 2):
         raise InputError(
-            f"the model factory requires ({names}); it may require nothing, or (features, outputs)"
+            f"the model factory requires ({', '.join(required)}); it may require nothing, or "
+            "(features, outputs)"
         )
     inputs, _ = task.train.batch(torch.arange(1))
     first = inputs[0] if isinstance(inputs, tuple) else inputs

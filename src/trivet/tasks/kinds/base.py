@@ -16,9 +16,9 @@ __all__ = ["KINDS", "Kind", "kind_named"]
 class Kind(ABC):
     """The shapes, checks, default metric and baselines of one kind of task.
 
-    Targets and outputs have fixed shapes per kind, so that a loss never broadcasts by accident: ``regression`` and
-    ``binary`` targets are float ``(batch, outputs)`` like the model's output, ``multiclass`` targets are int64 ``(batch,)``
-    against logits ``(batch, classes)``.
+    Targets and outputs have fixed shapes per kind, so that a loss never broadcasts by accident:
+    ``regression`` and ``binary`` targets are float ``(batch, outputs)`` like the model's output,
+    ``multiclass`` targets are int64 ``(batch,)`` against logits ``(batch, classes)``.
     """
 
     name: ClassVar[str]
@@ -52,8 +52,8 @@ class Kind(ABC):
             )
         if tuple(output.shape) != (rows, outputs):
             raise InputError(
-                f"the model's output for {rows} rows has shape {tuple(output.shape)}; this {self.name} task needs "
-                f"({rows}, {outputs}): end the model with a layer of {outputs} output{'s' if outputs > 1 else ''}"
+                f"the model's output for {rows} rows has shape {tuple(output.shape)}; this {self.name} task "
+                f"needs ({rows}, {outputs}): end the model with {outputs} output{'s' * (outputs > 1)}"
             )
 
     def trivial(self, targets: Tensor, rows: int, outputs: int, metric: Metric) -> tuple[str, Tensor] | None:

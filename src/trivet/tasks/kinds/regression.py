@@ -29,7 +29,8 @@ class Regression(Kind):
         broken = int((~torch.isfinite(targets)).sum())
         if broken:
             raise DataError(
-                f"the {where} target has {broken} NaN or infinite values; every target must be a finite number"
+                f"the {where} target has {broken} NaN or infinite values; every target must be a "
+                "finite number"
             )
         if where == "train" and len(targets) and bool((targets == targets[0]).all()):
             raise DataError(
