@@ -17,6 +17,7 @@ _HOMES = {
     "Recipe": "recipes",
     "Run": "record",
     "Task": "tasks",
+    "export": "workflow",
     "find_lr": "tuning",
     "fit": "workflow",
     "profile": "facts",
@@ -34,6 +35,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Task",
+    "export",
     "find_lr",
     "fit",
     "profile",
@@ -42,13 +44,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from trivet.advice import recommend
+    from trivet.advice.recommend import recommend
     from trivet.facts import Profile, profile
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run
     from trivet.tasks import Task, read_task
     from trivet.tuning import LRRange, find_lr
-    from trivet.workflow import fit
+    from trivet.workflow import export, fit
 
 
 def __getattr__(name: str) -> object:

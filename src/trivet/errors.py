@@ -81,9 +81,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-def unknown_name(
-    what: str, given: str, allowed: Iterable[str], *, error: type[InputError] = InputError
-) -> InputError:
+def unknown_name(what: str, given: str, allowed: Iterable[str], *, error: type[InputError] = InputError) -> InputError:
     """Build the error for a name that is not among the allowed ones: given, nearest, all allowed.
 
     >>> str(unknown_name("loss", "mse", ["mse_loss", "l1_loss"]))

@@ -172,7 +172,12 @@ def _find_rate(run: Run, task: Task, recipe: Recipe, facts: Profile, seed: int, 
                 Edit("optimizer.lr", found.pick),
                 f"A range test over {len(found.rates)} rates puts the usable ones between {found.low:.2g} and "
                 f"{found.high:.2g}" + (f"; the loss breaks away at {found.edge:.2g}" if found.edge else "") + ".",
-                {"before": float(str(before)), "low": found.low, "high": found.high, "sweeps": len(found.losses)},
+                {
+                    "before": float(str(before)),
+                    "low": found.low,
+                    "high": found.high,
+                    "sweeps": len(found.losses),
+                },
                 "range test, Smith 2017, read off several sweeps",
                 found.confidence,
             )
@@ -232,6 +237,26 @@ def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
     )
 
 
+def export(run: Run | str | Path, folder: str | Path) -> Path:
+    """Write a run as a plain PyTorch script (`train.py`) with its encoded data (`data.npz`); returns the script.
+
+    `python train.py [SEED]` in that folder trains the same recipe on the same batches without trivet.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    _, task, _ = _reopen(None, run)
+    folder = Path(folder)
+    script = folder / "train.py"
+    if script.exists():
+        raise RunError(f"{script} exists already; give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        task.save_arrays(folder / "data.npz")
+        script.write_text(run.recipe.to_python(task), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}") from error
+    return script
+
+
 def verdict(metric: Judged) -> str:
     """Say in one or two sentences how the metric stands against its baselines, the interval considered."""
     low, high = metric.interval
@@ -270,7 +295,9 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def _card(task: Task, source: str, given: dict[str, str], seed: int, budget: float | None, own_recipe: bool) -> TaskCard:
+def _card(
+    task: Task, source: str, given: dict[str, str], seed: int, budget: float | None, own_recipe: bool
+) -> TaskCard:
     words = ["trivet", "fit", source]
     for name, word in given.items():
         words += [f"--{name}", word]

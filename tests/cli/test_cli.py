@@ -56,7 +56,11 @@ TABLE = f"size,rooms,town,price\n{ROWS}\n"
     ],
 )
 def test_wrong_input_gets_one_line_and_exit_code_2(
-    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files = {
@@ -78,7 +82,11 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(
     "content",
-    ['lr = 1', 'loss = "mse_loss"\noptimizer = {name = "AdamW", lr = "1e-3"}', 'loss = "mse_loss"\noptimizer = "AdamW"\nepoch = 3'],
+    [
+        "lr = 1",
+        'loss = "mse_loss"\noptimizer = {name = "AdamW", lr = "1e-3"}',
+        'loss = "mse_loss"\noptimizer = "AdamW"\nepoch = 3',
+    ],
 )
 def test_a_wrong_recipe_file_leaves_no_run_behind(
     content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -163,7 +171,9 @@ def modules_after(statement: str) -> set[str]:
 
 def test_help_and_import_load_nothing_heavy() -> None:
     """Start-up is bounded by what is imported; the times are measured in benchmarks/startup.py."""
-    helped = modules_after("from trivet.cli import run\nimport io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): run(['--help'])")
+    helped = modules_after(
+        "from trivet.cli import run\nimport io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): run(['--help'])"
+    )
     assert not helped & {"torch", "numpy", "numba", "sklearn", "polars", "matplotlib", "optuna"}
     imported = modules_after("import trivet")
     assert not imported & {"torch", "numba", "sklearn", "polars", "matplotlib", "rich", "cyclopts"}

@@ -43,10 +43,14 @@ def test_class_facts_agree_with_counting() -> None:
 def test_model_facts_count_what_is_there() -> None:
     class Net(nn.Sequential):
         def __init__(self) -> None:
-            super().__init__(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2), nn.Dropout(0.1), nn.Linear(2, 3))
+            super().__init__(
+                nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2), nn.Dropout(0.1), nn.Linear(2, 3)
+            )
             self[0].weight.requires_grad_(False)
 
-    task = Task.from_arrays(np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 3, kind="multiclass", model=Net)
+    task = Task.from_arrays(
+        np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 3, kind="multiclass", model=Net
+    )
     model = profile(task).model
     assert model.layers == {"dropout": 1, "layer_norm": 1, "linear": 3}
     assert model.parameters == sum(p.numel() for p in Net().parameters())

@@ -82,11 +82,11 @@ def test_save_and_load_go_through_a_file(tmp_path: Path) -> None:
         ('optimizer = {name = "adamw"}', ["unknown optimizer 'adamw'", "did you mean 'AdamW'"]),
         ('optimizer = {name = "AdamW", lr = "1e-3"}', ["optimizer.lr", "number", "without quotes"]),
         ('optimizer = {name = "AdamW", lr = -1.0}', ["above 0"]),
-        ('optimizer = {lr = 1e-3}', ["no name"]),
+        ("optimizer = {lr = 1e-3}", ["no name"]),
         ('batch_size = "64"', ["batch_size", "expected `int`", "without quotes"]),
         ("batch_size = 0", ["batch_size = 0", "above 0"]),
         ("epochs = inf", ["epochs", "finite"]),
-        ('clip = {nrom = 1.0}', ["unknown clip 'nrom'", "did you mean 'norm'"]),
+        ("clip = {nrom = 1.0}", ["unknown clip 'nrom'", "did you mean 'norm'"]),
         ('groups = {no_decay = ["bais"]}', ["unknown family 'bais'", "did you mean 'bias'"]),
         ("groups = {layer_decay = 2.0}", ["layer_decay", "(0, 1]"]),
         ('precision = "float16"', ["precision"]),
@@ -117,7 +117,10 @@ def test_missing_files_and_binary_files_are_said_plainly(tmp_path: Path) -> None
 
 def test_edits_reach_fields_and_parameters_and_can_remove() -> None:
     recipe = plain(clip={"norm": 1.0}).apply(
-        Edit("optimizer.momentum", 0.9), Edit("epochs", 3), Edit("clip", None), Edit("loss", {"name": "huber_loss"})
+        Edit("optimizer.momentum", 0.9),
+        Edit("epochs", 3),
+        Edit("clip", None),
+        Edit("loss", {"name": "huber_loss"}),
     )
     assert recipe.optimizer == {"name": "SGD", "lr": 0.1, "momentum": 0.9}
     assert (recipe.epochs, recipe.clip, recipe.loss["name"]) == (3, None, "huber_loss")

@@ -52,7 +52,10 @@ def test_recipe_and_reasons_come_back_together(tmp_path: Path) -> None:
 
 def test_runs_are_found_by_path_and_by_name(tmp_path: Path) -> None:
     run = new_run("iris", runs=tmp_path)
-    run.write("task.json", TaskCard(name="iris", kind="multiclass", source="sklearn:iris", metric="accuracy", seed=0, rows={}))
+    run.write(
+        "task.json",
+        TaskCard(name="iris", kind="multiclass", source="sklearn:iris", metric="accuracy", seed=0, rows={}),
+    )
     assert Run.open(run.path).path == run.path
     assert Run.open(run.name, runs=tmp_path).path == run.path
     assert [r.name for r in list_runs(tmp_path)] == [run.name]

@@ -22,7 +22,13 @@ def write(path: Path, *events: object) -> None:
 
 def test_every_kind_of_event_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
-    events = (START, Step(1, 0.5, 0.1, 0.01, 2.0), Eval(10, "val", 1.5, 0.4, 0.2, True), Note(10, "hi"), End(10, "finished", 1.0))
+    events = (
+        START,
+        Step(1, 0.5, 0.1, 0.01, 2.0),
+        Eval(10, "val", 1.5, 0.4, 0.2, True),
+        Note(10, "hi"),
+        End(10, "finished", 1.0),
+    )
     write(path, *events)
     record = read_record(path)
     assert (record.start, record.steps, record.evals, record.notes, record.end) == (

@@ -176,7 +176,7 @@ def test_bfloat16_trains() -> None:
 
 
 def test_training_by_hand_gives_the_same_weights() -> None:
-    """The loop adds nothing to the arithmetic: a bare torch loop over the same batches ends at the same weights."""
+    """The loop adds nothing to the arithmetic of a bare torch loop over the same batches."""
     task, steps_per_epoch, steps = make_task(), 180 // 32, 8 * (180 // 32)
     outcome = train(task, RECIPE, seed=5)
     torch.manual_seed(5)

@@ -127,8 +127,8 @@ def test_impossible_ranges_are_refused(low: float, high: float) -> None:
 
 def test_a_frozen_model_and_a_bad_first_loss_are_said_at_once() -> None:
     model, batches, optimizer = parts()
+    bad = [(x * math.nan, y) for x, y in batches]
     with pytest.raises(InputError, match="not finite at the very first step"):
-        bad = [(x * math.nan, y) for x, y in batches]
         find_lr(model=model, data=bad, loss=nn.MSELoss(), optimizer=optimizer)
     model.requires_grad_(False)
     with pytest.raises(InputError, match="no trainable parameters"):

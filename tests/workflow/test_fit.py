@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -75,7 +76,13 @@ def test_every_choice_has_its_reason_in_the_report(finished: Run) -> None:
     assert finished.recipe.why
     for advice in finished.recipe.why:
         assert advice.source.split("&")[0].strip()[:20] in page
-    for word in ("Why this recipe", "How it went", "Do it again", "trivet fit sklearn:wine --seed 1", "majority class"):
+    for word in (
+        "Why this recipe",
+        "How it went",
+        "Do it again",
+        "trivet fit sklearn:wine --seed 1",
+        "majority class",
+    ):
         assert word in page
 
 
@@ -90,7 +97,7 @@ def test_the_report_stands_alone_and_is_well_formed(finished: Run) -> None:
     assert page.count('role="img"') == page.count("<svg")
 
     class Check(HTMLParser):
-        stack: list[str] = []
+        stack: ClassVar[list[str]] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             if tag not in ("meta", "br", "path", "use", "rect", "circle"):
@@ -149,7 +156,8 @@ import torch
 
 class SlowModel(torch.nn.Sequential):
     def __init__(self):
-        super().__init__(torch.nn.Linear(13, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 3))
+        layers = torch.nn.Linear(13, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 3)
+        super().__init__(*layers)
 
     def forward(self, x):
         time.sleep(0.01)
@@ -161,7 +169,16 @@ class SlowModel(torch.nn.Sequential):
 def test_a_killed_run_resumes_to_the_same_metric(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_SOURCE)
     (tmp_path / "recipe.toml").write_text(SHORT)
-    arguments = ["fit", "sklearn:wine", "--recipe", "recipe.toml", "--model", "slow:SlowModel", "--progress", "plain"]
+    arguments = [
+        "fit",
+        "sklearn:wine",
+        "--recipe",
+        "recipe.toml",
+        "--model",
+        "slow:SlowModel",
+        "--progress",
+        "plain",
+    ]
     whole = start(*arguments, "--out", "whole", cwd=tmp_path)
     out, err = whole.communicate(timeout=120)
     assert whole.returncode == 0, err.decode()
@@ -184,14 +201,26 @@ def test_a_killed_run_resumes_to_the_same_metric(tmp_path: Path) -> None:
     assert Run(tmp_path / "cut").record.resumes
     assert Run(tmp_path / "cut").recipe == Run(tmp_path / "whole").recipe
     assert not (tmp_path / "cut" / "lr_range.json").exists()
-    assert [s.loss for s in Run(tmp_path / "cut").record.steps] == [s.loss for s in Run(tmp_path / "whole").record.steps]
+    assert [s.loss for s in Run(tmp_path / "cut").record.steps] == [
+        s.loss for s in Run(tmp_path / "whole").record.steps
+    ]
 
 
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_reports(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_SOURCE)
     (tmp_path / "recipe.toml").write_text(SHORT)
-    run = start("fit", "sklearn:wine", "--recipe", "recipe.toml", "--model", "slow:SlowModel", "--out", "run", cwd=tmp_path)
+    run = start(
+        "fit",
+        "sklearn:wine",
+        "--recipe",
+        "recipe.toml",
+        "--model",
+        "slow:SlowModel",
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
     wait_for_steps(tmp_path / "run" / "record.jsonl", 30, run)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
@@ -227,7 +256,7 @@ def test_changed_data_is_noticed_on_resume(finished: Run, tmp_path: Path) -> Non
     assert card is not None
     run = Run(tmp_path)
     run.write("task.json", msgspec.structs.replace(card, rows={"train": 1, "val": 1, "test": 1}))
-    with pytest.raises(RunError, match="data behind .* has changed"):
+    with pytest.raises(RunError, match=r"data behind .* has changed"):
         trivet.fit(resume=tmp_path, progress="off")
 
 

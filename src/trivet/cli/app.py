@@ -19,6 +19,7 @@ _COMMANDS = {
     "recommend": ("recommend", "Recommend a recipe for DATA and say why."),
     "lr-find": ("lr_find", "Find the learning rate for DATA by a range test."),
     "report": ("report", "Write the report of a run again and print where it is."),
+    "export": ("export", "Write a run as a plain PyTorch script with its data."),
     "show": ("show", "Show the page of a loss, optimizer or schedule, or list them all."),
     "env": ("env", "Show versions, threads and devices."),
 }

@@ -18,7 +18,9 @@ Data = Annotated[
 ]
 Target = Annotated[str | None, Parameter(help="The column of a table to predict.")]
 Kind = Annotated[str | None, Parameter(help="regression, binary or multiclass; inferred when left out.")]
-MetricName = Annotated[str | None, Parameter(help="What decides: auroc, accuracy, rmse, ...; chosen by kind when left out.")]
+MetricName = Annotated[
+    str | None, Parameter(help="What decides: auroc, accuracy, rmse, ...; chosen by kind when left out.")
+]
 Model = Annotated[str | None, Parameter(help="module:factory of your own model.")]
 Seed = Annotated[int, Parameter(help="Of splits, weights and batches.")]
 
@@ -52,7 +54,15 @@ def fit(
     if result is None:
         say(f"interrupted; go on with: trivet fit --resume {run.path}")
         if json:
-            emit({"metric": None, "recipe": run.recipe, "why": run.recipe.why, "run": str(run.path), "seconds": None})
+            emit(
+                {
+                    "metric": None,
+                    "recipe": run.recipe,
+                    "why": run.recipe.why,
+                    "run": str(run.path),
+                    "seconds": None,
+                }
+            )
         return 130
     if json:
         emit(
@@ -148,6 +158,23 @@ def report(run: Annotated[str, Parameter(help="A run's directory or name.")], /,
         emit({"report": str(path)})
     else:
         print(path)
+
+
+def export(
+    run: Annotated[str, Parameter(help="A run's directory or name.")],
+    folder: Annotated[str, Parameter(help="Where train.py and data.npz go.")],
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Write a run as a plain PyTorch script with its data."""
+    from trivet.workflow import export
+
+    script = export(run, folder)
+    if json:
+        emit({"script": str(script)})
+    else:
+        print(script)
 
 
 def show(

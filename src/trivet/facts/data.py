@@ -51,47 +51,51 @@ def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
     inputs, targets = task.train.batch(chosen)
     first = inputs[0] if isinstance(inputs, tuple) else inputs
     shape = tuple(first.shape[1:])
-    basic = {
-        "rows": rows,
-        "sampled_rows": len(chosen),
-        "input_shape": shape,
-        "outputs": task.outputs,
-        "is_image": len(shape) == 3,
-    }
+    basic = DataFacts(
+        rows=rows,
+        sampled_rows=len(chosen),
+        input_shape=shape,
+        outputs=task.outputs,
+        is_image=len(shape) == 3,
+    )
     if task.kind == "regression":
-        return DataFacts(**basic, **_tails(inputs, targets))
-    return DataFacts(**basic, **_classes(targets, max(task.outputs, 2)))
+        return _with_tails(basic, inputs, targets)
+    return _with_classes(basic, targets, max(task.outputs, 2))
 
 
-def _classes(targets: Tensor, classes: int) -> dict[str, object]:
+def _with_classes(basic: DataFacts, targets: Tensor, classes: int) -> DataFacts:
     counts = torch.bincount(targets.long().flatten(), minlength=classes)
     shares = counts.double() / counts.sum()
     present = shares[shares > 0]
-    return {
-        "class_counts": tuple(counts.tolist()),
-        "minority_share": float(present.min()),
-        "imbalance": float(present.max() / present.min()),
-        "prior_entropy": float(-(present * present.log()).sum()),
-    }
+    return msgspec.structs.replace(
+        basic,
+        class_counts=tuple(counts.tolist()),
+        minority_share=float(present.min()),
+        imbalance=float(present.max() / present.min()),
+        prior_entropy=float(-(present * present.log()).sum()),
+    )
 
 
-def _tails(inputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> dict[str, object]:
+def _with_tails(basic: DataFacts, inputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> DataFacts:
     y = targets.double().flatten()
     spread = float(y.std()) or 1.0
-    facts: dict[str, object] = {
-        "target_skew": float(((y - y.mean()) / spread).pow(3).mean()),
-        "share_at_maximum": float((y == y.max()).double().mean()),
-    }
+    facts = msgspec.structs.replace(
+        basic,
+        target_skew=float(((y - y.mean()) / spread).pow(3).mean()),
+        share_at_maximum=float((y == y.max()).double().mean()),
+    )
     residual = _robust_residual(inputs, targets)
     if residual is None:
         return facts
     centred = residual - residual.median()
     scale = max(1.4826 * float(centred.abs().median()), 1e-12)
-    return facts | {
-        "residual_kurtosis": float(residual.sub(residual.mean()).pow(4).mean() / residual.var().pow(2)) - 3,
-        "residual_scale": scale / spread,
-        "outlier_share": float((centred.abs() > OUTLIER * scale).double().mean()),
-    }
+    kurtosis = float(residual.sub(residual.mean()).pow(4).mean() / residual.var().pow(2)) - 3
+    return msgspec.structs.replace(
+        facts,
+        residual_kurtosis=kurtosis,
+        residual_scale=scale / spread,
+        outlier_share=float((centred.abs() > OUTLIER * scale).double().mean()),
+    )
 
 
 def _robust_residual(inputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> Tensor | None:

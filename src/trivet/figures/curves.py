@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trivet.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY, new_figure, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -34,7 +35,7 @@ def training(
         return figure
 
 
-def _loss(axes: Any, steps: Sequence[int], losses: Sequence[float], at: Sequence[int], val: Sequence[float]) -> None:
+def _loss(axes: Axes, steps: Sequence[int], losses: Sequence[float], at: Sequence[int], val: Sequence[float]) -> None:
     axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8)
     axes.plot(steps, _running_mean(losses), color=BLUE, label="training")
     axes.plot(at, val, color=ORANGE, linestyle="--", label="validation")
@@ -45,16 +46,23 @@ def _loss(axes: Any, steps: Sequence[int], losses: Sequence[float], at: Sequence
     axes.legend()
 
 
-def _metric(axes: Any, at: Sequence[int], metrics: Sequence[float], name: str, best_step: int | None) -> None:
+def _metric(axes: Axes, at: Sequence[int], metrics: Sequence[float], name: str, best_step: int | None) -> None:
     axes.plot(at, metrics, color=GREEN, marker="." if len(at) < 40 else None)
-    if best_step in at:
+    if best_step is not None and best_step in at:
         best = metrics[list(at).index(best_step)]
         axes.plot([best_step], [best], marker="o", markersize=7, color=GREEN, markerfacecolor="none")
-        axes.annotate(f"{best:.4g}", (best_step, best), textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
+        axes.annotate(
+            f"{best:.4g}",
+            (best_step, best),
+            textcoords="offset points",
+            xytext=(0, -14),
+            ha="center",
+            fontsize=8,
+        )
     axes.set(title=f"Validation {name.replace('_', ' ')}", xlabel="step")
 
 
-def _rate(axes: Any, steps: Sequence[int], rates: Sequence[float], norms: Sequence[float | None]) -> None:
+def _rate(axes: Axes, steps: Sequence[int], rates: Sequence[float], norms: Sequence[float | None]) -> None:
     axes.plot(steps, rates, color=PURPLE, label="rate")
     axes.set(title="Learning rate and gradient norm", xlabel="step", ylim=(0, None))
     axes.tick_params(axis="y", colors=PURPLE)
@@ -107,7 +115,14 @@ def bars(names: Sequence[str], values: Sequence[float], *, interval: tuple[float
         if interval is not None:
             axes.plot(interval, [rows[0]] * 2, color=GREEN, linewidth=3, alpha=0.5, solid_capstyle="round")
         for value, row in zip(values, rows, strict=True):
-            axes.annotate(f"{value:.4g}", (value, row), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+            axes.annotate(
+                f"{value:.4g}",
+                (value, row),
+                textcoords="offset points",
+                xytext=(0, 6),
+                ha="center",
+                fontsize=8,
+            )
         axes.set_yticks(rows, names)
         axes.set_ylim(-0.6, len(names) - 0.2)
         axes.set(xlabel=label)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trivet.errors import InputError, require
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness, on white and on black.
@@ -25,6 +26,7 @@ def style() -> Iterator[None]:
     """Set matplotlib's parameters for the figures drawn inside."""
     require("matplotlib", "app")
     import matplotlib as mpl
+    from cycler import cycler
 
     settings = {
         "axes.edgecolor": INK,
@@ -35,7 +37,7 @@ def style() -> Iterator[None]:
         "axes.labelsize": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=CYCLE),
+        "axes.prop_cycle": cycler(color=CYCLE),
         "axes.facecolor": "none",
         "figure.facecolor": "none",
         "grid.color": INK,
@@ -59,7 +61,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[object]]:
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure (size in inches) outside pyplot's global state, and its axes from left to right."""
     from matplotlib.figure import Figure
 

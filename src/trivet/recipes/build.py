@@ -105,7 +105,7 @@ def _groups(recipe: Recipe, model: nn.Module, cls: type) -> Iterable[Tensor] | l
     layer_decay = recipe.groups.get("layer_decay", 1.0)
     return param_groups(
         model,
-        weight_decay=float(decay),  # type: ignore[arg-type]
+        weight_decay=float(decay),
         lr=float(recipe.optimizer.get("lr", parameters_of(cls)["lr"].default)),  # type: ignore[arg-type]
         no_decay=tuple(families) if isinstance(families, list) else (),
         layer_decay=float(layer_decay) if not isinstance(layer_decay, list) else 1.0,

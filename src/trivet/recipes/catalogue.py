@@ -53,7 +53,11 @@ def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
 
 def parts() -> dict[str, list[str]]:
     """Return the names of every part that a recipe can name, by family."""
-    return {"losses": loss_names(), "optimizers": optimizer_names(), "schedules": sorted(schedules.catalogue())}
+    return {
+        "losses": loss_names(),
+        "optimizers": optimizer_names(),
+        "schedules": sorted(schedules.catalogue()),
+    }
 
 
 def page(name: str) -> str:
@@ -92,7 +96,9 @@ def _check_part(field: str, part: Mapping[str, object], cls: type) -> None:
         default = allowed[key].default
         is_number = isinstance(default, int | float) and not isinstance(default, bool)
         if is_number and (isinstance(value, str | bool) or not isinstance(value, int | float)):
-            hint = f"; write {key} = {value} without quotes" if isinstance(value, str) and _reads_as_number(value) else ""
+            hint = (
+                f"; write {key} = {value} without quotes" if isinstance(value, str) and _reads_as_number(value) else ""
+            )
             raise RecipeError(f"{field}.{key} = {value!r} must be a number{hint}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trivet.schedules import parse as parse_schedule
@@ -78,7 +79,7 @@ def _summary(recipe: Recipe) -> list[str]:
     ]
 
 
-def _with(params: dict[str, object]) -> str:
+def _with(params: Mapping[str, object]) -> str:
     if not params:
         return ""
     return " (" + ", ".join(f"{key} {_brief(value)}" for key, value in params.items()) + ")"

@@ -8,6 +8,7 @@ is used, and trivet is imported only for parts that torch lacks. Data comes from
 
 from __future__ import annotations
 
+import ast
 import inspect
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,6 @@ from torch import nn
 
 from trivet.recipes.catalogue import loss_class, optimizer_class
 from trivet.recipes.recipe import format_value
-from trivet.schedules import parse as parse_schedule
 
 if TYPE_CHECKING:
     from trivet.recipes.recipe import Recipe
@@ -113,6 +113,7 @@ def main() -> None:
 
     torch.manual_seed(SEED)
     model = make_model()
+    torch.manual_seed(SEED)  # dropout starts from the seed, however many numbers the weights took
     loss_function, optimizer = make_loss(), make_optimizer(model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(min(step / steps, 1.0)))
     best, best_weights = (-math.inf, -math.inf), copy.deepcopy(model.state_dict())
@@ -208,7 +209,11 @@ def _optimizer(recipe: Recipe, imports: list[str]) -> str:
     if recipe.groups.get("layer_decay", 1.0) != 1.0:
         if "import trivet.optim" not in "".join(imports):
             imports.append("import trivet.optim  # for the layer-wise rates")
-        groups = {"model": "model", "weight_decay": arguments.get("weight_decay", "0.0"), "lr": arguments["lr"]}
+        groups = {
+            "model": "model",
+            "weight_decay": arguments.get("weight_decay", "0.0"),
+            "lr": arguments["lr"],
+        }
         groups["layer_decay"] = repr(recipe.groups["layer_decay"])
         del groups["model"]
         call = f"trivet.optim.param_groups(model, {', '.join(f'{k}={v}' for k, v in groups.items())})"
@@ -234,8 +239,48 @@ def _grouped(recipe: Recipe, name: str, arguments: dict[str, object]) -> str:
 
 
 def _rate(recipe: Recipe, imports: list[str]) -> str:
-    source = parse_schedule(recipe.schedule).to_python()
-    if source is None:
-        imports.append("import trivet.schedules  # the schedule has no one-line formula")
-        return f"    return trivet.schedules.parse({format_value(recipe.schedule)})(progress)"
-    return source
+    """Write the schedule as the body of `rate(progress)`: phases with a length, then the rest of the run."""
+    *phases, last = (ast.parse(text.strip(), mode="eval").body for text in recipe.schedule.split(">>"))
+    lines, begin = [], 0.0
+    for phase in phases:
+        name, length, options = _phase(phase)
+        if name not in FORMULAS or length is None:
+            return _imported_rate(recipe, imports)
+        lines += [
+            f"    if progress < {begin + length:g}:",
+            f"        p = (progress - {begin:g}) / {length:g}",
+        ]
+        lines += [f"        return {_formula(name, options)}"]
+        begin += length
+    name, length, options = _phase(last)
+    if name not in FORMULAS or length is not None:
+        return _imported_rate(recipe, imports)
+    lines += [f"    p = (progress - {begin:g}) / {1 - begin:g}", f"    return {_formula(name, options)}"]
+    return "\n".join(lines)
+
+
+# The factor over p in [0, 1] of a phase; `floor` is where a decay ends.
+FORMULAS = {
+    "constant": "1.0",
+    "warmup": "p",
+    "linear": "{floor} + (1 - {floor}) * (1 - p)",
+    "cosine": "{floor} + (1 - {floor}) * 0.5 * (1 + math.cos(math.pi * p))",
+}
+
+
+def _phase(node: ast.expr) -> tuple[str, float | None, dict[str, object]]:
+    """Return the name, length and options of one phase of a schedule's text."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return "", None, {}
+    lengths = [ast.literal_eval(argument) for argument in node.args]
+    options = {word.arg or "": ast.literal_eval(word.value) for word in node.keywords}
+    return node.func.id, float(lengths[0]) if lengths else None, options
+
+
+def _formula(name: str, options: dict[str, object]) -> str:
+    return FORMULAS[name].format(floor=options.get("floor", 0.0))
+
+
+def _imported_rate(recipe: Recipe, imports: list[str]) -> str:
+    imports.append("import trivet.schedules  # torch has no such schedule")
+    return f"    return trivet.schedules.parse({format_value(recipe.schedule)})(progress)"

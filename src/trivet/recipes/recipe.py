@@ -105,8 +105,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 msgspec.structs.force_setattr(self, field, {"name": part})
             elif not isinstance(part, Mapping) or not isinstance(part.get("name"), str):
                 raise RecipeError(
-                    f"{field} = {format_value(part)} has no name; "
-                    f'write {field} = {{name = "..."}} (see: trivet show)'
+                    f'{field} = {format_value(part)} has no name; write {field} = {{name = "..."}} (see: trivet show)'
                 )
         check_loss(self.loss)
         check_optimizer(self.optimizer)

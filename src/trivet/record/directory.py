@@ -131,8 +131,7 @@ def new_run(name: str, *, out: str | Path | None = None, runs: str | Path = "run
     path = Path(out) if out is not None else Path(runs) / f"{name}-{os.urandom(2).hex()}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(
-            f"{path} exists already and is not empty; give another --out, "
-            f"or go on with it: trivet fit --resume {path}"
+            f"{path} exists already and is not empty; give another --out, or go on with it: trivet fit --resume {path}"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)

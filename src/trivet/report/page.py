@@ -92,7 +92,8 @@ def _recipe(run: Run) -> str:
     for advice in recipe.why:
         facts = ", ".join(f"{escape(k)} {escape(short(v))}" for k, v in advice.evidence.items())
         against = "".join(
-            f"<p class='soft'>Not <b>{escape(name)}</b>: {escape(reason)}.</p>" for name, reason in advice.rejected.items()
+            f"<p class='soft'>Not <b>{escape(name)}</b>: {escape(reason)}.</p>"
+            for name, reason in advice.rejected.items()
         )
         tags = "; ".join(filter(None, (sureness(advice.confidence), facts, advice.source)))
         blocks.append(
@@ -119,7 +120,11 @@ def _curves(record: Record) -> str:
         best_step=best.step if best else None,
     )
     notes = "".join(f"<li>step {note.step}: {escape(note.text)}</li>" for note in record.notes)
-    ended = f"{record.end.reason} after {record.end.step:,} steps and {record.end.seconds:.0f} s" if record.end else "unfinished"
+    ended = (
+        f"{record.end.reason} after {record.end.step:,} steps and {record.end.seconds:.0f} s"
+        if record.end
+        else "unfinished"
+    )
     return (
         f"<h2>How it went</h2><figure>{to_svg(figure, label='loss, metric, rate and gradient norm over steps')}"
         f"<figcaption>{ended}. The circle marks the weights that were kept.</figcaption></figure>"

@@ -105,9 +105,7 @@ def read_npz(path: Path) -> dict[str, Array]:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
         with np.load(path, allow_pickle=False) as archive:
             arrays = {
-                name: archive[name]
-                for name in names
-                if name in ("X_train", "y_train", "X_test", "y_test", "classes")
+                name: archive[name] for name in names if name in ("X_train", "y_train", "X_test", "y_test", "classes")
             }
     except ValueError as error:
         if "pickle" in str(error):
@@ -129,8 +127,7 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
     values = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
     if values.dtype.kind not in "biuf":
         raise DataError(
-            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or "
-            ".parquet table"
+            f"{what} has type {values.dtype}; it must hold numbers: put text columns in a .csv or .parquet table"
         )
     if len(values.shape) == 0 or len(values) == 0:
         raise DataError(f"{what} has no rows")
@@ -140,8 +137,7 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
         if broken:
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise DataError(
-                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or "
-                "remove them first"
+                f"{what} has {broken} NaN or infinite values, the first in row {row + 1}; impute or remove them first"
             )
     if values.ndim == 2:
         return values, None
@@ -169,9 +165,7 @@ def _renamed(target: Target, classes: Sequence[str]) -> Target:
 def _fit_images(rows: Array, layout: str) -> tuple[Preprocessing, tuple[str, ...]]:
     fitted = ImagePreprocessing.fit(rows, layout)
     channels, height, width = fitted.shape
-    return fitted, (
-        f"images: {height} x {width}, {channels} channel{'s' * (channels > 1)}, standardised per channel",
-    )
+    return fitted, (f"images: {height} x {width}, {channels} channel{'s' * (channels > 1)}, standardised per channel",)
 
 
 def _fit_matrix(rows: Array, names: tuple[str, ...]) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -181,14 +175,9 @@ def _fit_matrix(rows: Array, names: tuple[str, ...]) -> tuple[Preprocessing, tup
     kept = tuple(int(at) for at in np.flatnonzero(values.max(axis=0) > values.min(axis=0)))
     if not kept:
         raise DataError("every column of X is constant; there is nothing to learn from")
-    notes = [
-        f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes "
-        "softly clipped"
-    ]
+    notes = [f"{len(kept)} numeric columns: median removed, scaled by the quartile distance, extremes softly clipped"]
     if len(kept) < width:
         dropped = [names[at] for at in range(width) if at not in set(kept)]
-        notes.append(
-            f"{len(dropped)} constant columns dropped: {', '.join(dropped[:8])}{', ...' * (len(dropped) > 8)}"
-        )
+        notes.append(f"{len(dropped)} constant columns dropped: {', '.join(dropped[:8])}{', ...' * (len(dropped) > 8)}")
     columns = tuple(Numeric.fit(names[at], values[:, at]) for at in kept)
     return MatrixPreprocessing(columns, kept, width), tuple(notes)

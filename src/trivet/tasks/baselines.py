@@ -23,9 +23,7 @@ class Baseline:
     outputs: Tensor
 
 
-def fit_baselines(
-    kind: Kind, train: Split, val: Split, test: Split, outputs: int, metric: Metric
-) -> list[Baseline]:
+def fit_baselines(kind: Kind, train: Split, val: Split, test: Split, outputs: int, metric: Metric) -> list[Baseline]:
     """Fit both on the training and validation rows, judge them on the test rows.
 
     The linear model is left out where the inputs are not tensors in memory or the kind has none.
@@ -36,9 +34,7 @@ def fit_baselines(
     if all(inputs is not None for inputs in (*known, unseen)):
         tables = _matrices([inputs for inputs in (*known, unseen) if inputs is not None])
         found.append(kind.simple(torch.cat(tables[:2]), targets, tables[2], outputs, metric))
-    return [
-        Baseline(entry[0], metric(entry[1], test.targets), entry[1]) for entry in found if entry is not None
-    ]
+    return [Baseline(entry[0], metric(entry[1], test.targets), entry[1]) for entry in found if entry is not None]
 
 
 def _matrices(splits: list[Input]) -> list[Tensor]:

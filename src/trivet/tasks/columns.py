@@ -54,8 +54,7 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
             categorical.append(Categorical(series.name, tuple(levels)))
     if not numeric and not categorical:
         raise DataError(
-            "no column is left to learn from; dropped: "
-            f"{', '.join(dropped) or 'none, the table has no other column'}"
+            f"no column is left to learn from; dropped: {', '.join(dropped) or 'none, the table has no other column'}"
         )
     notes = []
     if numeric:
@@ -66,15 +65,11 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
         )
     if categorical:
         shown = _listed([f"{column.name} ({len(column.levels)} values)" for column in categorical])
-        notes.append(
-            f"{len(categorical)} categorical columns ({'one-hot' if one_hot else 'embedded'}): {shown}"
-        )
+        notes.append(f"{len(categorical)} categorical columns ({'one-hot' if one_hot else 'embedded'}): {shown}")
     if misread:
         notes.append(f"text in columns of numbers, taken as missing: {_listed(misread)}")
     if imputed:
-        notes.append(
-            f"missing numbers in training rows, set to the median beside a 0/1 indicator: {_listed(imputed)}"
-        )
+        notes.append(f"missing numbers in training rows, set to the median beside a 0/1 indicator: {_listed(imputed)}")
     if dropped:
         notes.append(f"{len(dropped)} columns dropped: {_listed(dropped)}")
     return TablePreprocessing(tuple(numeric), tuple(categorical), one_hot), tuple(notes)

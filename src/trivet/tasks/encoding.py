@@ -43,9 +43,7 @@ def encoded_task(
     shaped = kind.shape_target(target.values)
     kind.check_targets(shaped, "train")
     strata = kind.strata(shaped)
-    train, val, test = draw_splits(
-        len(shaped), strata, seed, val=True, test=raw_test is None, names=target.classes
-    )
+    train, val, test = draw_splits(len(shaped), strata, seed, val=True, test=raw_test is None, names=target.classes)
     assert val is not None
     preprocessing, fitted = fit(take(train.numpy()))
     scale = None if target.classes else _scale(target.values[train])

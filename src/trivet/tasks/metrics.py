@@ -47,9 +47,7 @@ class Metric:
         Raises InputError when outputs and targets differ in their number of rows.
         """
         if len(outputs) != len(targets):
-            raise InputError(
-                f"{self.name} needs one output per target: got {len(outputs)} and {len(targets)} rows"
-            )
+            raise InputError(f"{self.name} needs one output per target: got {len(outputs)} and {len(targets)} rows")
         outputs, targets = outputs.detach().cpu(), targets.detach().cpu()
         if outputs.is_floating_point():
             outputs = outputs.double()
@@ -75,9 +73,7 @@ METRICS: dict[tuple[str, str], Metric] = {}
 """Every metric by ``(name, kind)``: the same name may be computed differently for another kind."""
 
 
-def register(
-    name: str, *kinds: str, higher_is_better: bool = True, unit: str = ""
-) -> Callable[[Scorer], Scorer]:
+def register(name: str, *kinds: str, higher_is_better: bool = True, unit: str = "") -> Callable[[Scorer], Scorer]:
     """Add a metric under ``name`` for these kinds of task."""
 
     def add(function: Scorer) -> Scorer:
@@ -152,9 +148,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.numel() != targets.numel():
-        raise InputError(
-            f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}"
-        )
+        raise InputError(f"outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}")
     return outputs.double().flatten() - targets.double().flatten()
 
 
@@ -274,9 +268,7 @@ def average_precision(outputs: Tensor, targets: Tensor) -> float:
 @register("log_loss", "binary", higher_is_better=False, unit="nats")
 def binary_log_loss(outputs: Tensor, targets: Tensor) -> float:
     """Mean negative log-likelihood of the labels."""
-    return float(
-        torch.nn.functional.binary_cross_entropy_with_logits(outputs.flatten(), targets.double().flatten())
-    )
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(outputs.flatten(), targets.double().flatten()))
 
 
 @register("log_loss", "multiclass", higher_is_better=False, unit="nats")

@@ -96,9 +96,7 @@ class Categorical(msgspec.Struct, frozen=True):
     def encode(self, values: Sequence[str | None]) -> NDArray[np.int64]:
         """The int64 codes of these values."""
         code = {level: index + 1 for index, level in enumerate(self.levels)}
-        return np.fromiter(
-            (code.get(value, 0) if value is not None else 0 for value in values), np.int64, len(values)
-        )
+        return np.fromiter((code.get(value, 0) if value is not None else 0 for value in values), np.int64, len(values))
 
 
 class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
@@ -154,12 +152,8 @@ class MatrixPreprocessing(Preprocessing, frozen=True, tag="matrix"):
         """Encode a ``(rows, columns)`` array; raises DataError for another width."""
         values = np.asarray(raw, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != self.columns:
-            raise DataError(
-                f"the array has shape {values.shape}; the training data had {self.columns} columns"
-            )
-        columns = [
-            column.encode(values[:, at])[0] for column, at in zip(self.numeric, self.kept, strict=True)
-        ]
+            raise DataError(f"the array has shape {values.shape}; the training data had {self.columns} columns")
+        columns = [column.encode(values[:, at])[0] for column, at in zip(self.numeric, self.kept, strict=True)]
         return torch.from_numpy(np.stack(columns, axis=1))
 
 
@@ -184,15 +178,9 @@ class ImagePreprocessing(Preprocessing, frozen=True, tag="images"):
     def encode(self, raw: Any) -> Tensor:
         """Encode images of the training layout; raises DataError for another shape."""
         images = np.asarray(raw)
-        rows = (
-            channels_first(images, self.layout)
-            if images.ndim == (3 if self.layout == "HW" else 4)
-            else images
-        )
+        rows = channels_first(images, self.layout) if images.ndim == (3 if self.layout == "HW" else 4) else images
         if rows.shape[1:] != self.shape:
-            raise DataError(
-                f"the images have shape {images.shape[1:]}; the training images had {self.shape} (C, H, W)"
-            )
+            raise DataError(f"the images have shape {images.shape[1:]}; the training images had {self.shape} (C, H, W)")
         mean, std = (torch.tensor(part, dtype=torch.float32).view(-1, 1, 1) for part in (self.mean, self.std))
         return torch.from_numpy(np.ascontiguousarray(rows)).float().sub_(mean).div_(std)
 

@@ -81,9 +81,7 @@ def read_task(
             f"which column of {path.name} is to be predicted? Name it as target (--target). Columns: "
             f"{', '.join(frame.columns)}"
         )
-    return task_from_table(
-        frame, target, kind, metric, factory, seed, name=path.name.split(".")[0], source=data
-    )
+    return task_from_table(frame, target, kind, metric, factory, seed, name=path.name.split(".")[0], source=data)
 
 
 def _check_file(path: Path) -> None:
@@ -108,9 +106,7 @@ def _check_file(path: Path) -> None:
 
 def _refuse_target(target: str | None, data: str) -> None:
     if target is not None:
-        raise DataError(
-            f"{data} has its own target; leave the target {target!r} out (it names a column of a table)"
-        )
+        raise DataError(f"{data} has its own target; leave the target {target!r} out (it names a column of a table)")
 
 
 def _sklearn_task(

@@ -105,9 +105,7 @@ class DatasetSplit(Split):
         """Read and collate rows by index."""
         rows = [self._dataset[index] for index in indices.tolist()]
         if not (isinstance(rows[0], (tuple, list)) and len(rows[0]) == 2):
-            raise DataError(
-                f"each row of the dataset must be (input, target); a row is {type(rows[0]).__name__}"
-            )
+            raise DataError(f"each row of the dataset must be (input, target); a row is {type(rows[0]).__name__}")
         inputs, target = default_collate(rows)
         inputs = tuple(inputs) if isinstance(inputs, list) else inputs
         return inputs, self._kind.shape_target(target)
@@ -149,15 +147,11 @@ def as_split(data: object, kind: Kind, where: str) -> Split:
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         split = DatasetSplit(cast("Dataset[Any]", data), kind)
     else:
-        raise DataError(
-            f"{where} must be a Dataset of (input, target) or a pair of tensors, not {type(data).__name__}"
-        )
+        raise DataError(f"{where} must be a Dataset of (input, target) or a pair of tensors, not {type(data).__name__}")
     if len(split) == 0:
         raise DataError(f"{where} has no rows")
     if where != "train" and len(split) < FEWEST_ROWS:
-        raise DataError(
-            f"{where} has {len(split)} rows, too few to judge by; at least {FEWEST_ROWS} are needed"
-        )
+        raise DataError(f"{where} has {len(split)} rows, too few to judge by; at least {FEWEST_ROWS} are needed")
     return split
 
 
@@ -177,9 +171,7 @@ def _tensor_split(inputs: object, targets: object, kind: Kind, where: str) -> Te
     return TensorSplit(parts, kind.shape_target(target))
 
 
-def draw_split(
-    rows: int, strata: Tensor | None, seed: int, *, share: float = HELD_OUT
-) -> tuple[Tensor, Tensor]:
+def draw_split(rows: int, strata: Tensor | None, seed: int, *, share: float = HELD_OUT) -> tuple[Tensor, Tensor]:
     """Draw ``share`` of the rows: ``(rest, drawn)`` as sorted indices, every stratum in both parts.
 
     >>> rest, drawn = draw_split(10, torch.tensor([0] * 5 + [1] * 5), seed=0)

@@ -164,9 +164,7 @@ def _first_line(error: Exception) -> str:
 
 def _with_target(frame: Frame, target: str, notes: list[str]) -> tuple[Frame, NDArray[Any]]:
     if target not in frame.columns:
-        raise DataError(
-            f"the test table lacks the target column {target!r}; it has {', '.join(frame.columns)}"
-        )
+        raise DataError(f"the test table lacks the target column {target!r}; it has {', '.join(frame.columns)}")
     absent = int(frame[target].null_count())
     if absent:
         frame = frame.filter(frame[target].is_not_null())

@@ -40,15 +40,12 @@ class Target:
         if unseen:
             shown = ", ".join(map(repr, unseen[:5]))
             raise DataError(
-                f"the test target has labels that no training row has: {shown}; training has "
-                f"{_some(self.classes)}"
+                f"the test target has labels that no training row has: {shown}; training has {_some(self.classes)}"
             )
         return torch.tensor([code[label] for label in labels])
 
 
-def read_target(
-    raw: object, kind: str | None, *, name: str = "target", class_limit: int = FEW_CLASSES
-) -> Target:
+def read_target(raw: object, kind: str | None, *, name: str = "target", class_limit: int = FEW_CLASSES) -> Target:
     """Infer or check the kind of task, and encode the target.
 
     Text and booleans are classes; so are two distinct values of any type, and integers with at most
@@ -76,8 +73,7 @@ def read_target(
         )
     if len(names) > max(FEW_CLASSES, len(values) // 2):
         raise DataError(
-            f"the target {name!r} has {len(names)} distinct values in {len(values)} rows, too many to "
-            "be classes"
+            f"the target {name!r} has {len(names)} distinct values in {len(values)} rows, too many to be classes"
         )
     return Target(chosen, torch.from_numpy(codes), names, _because(name, chosen, kind, len(names)))
 

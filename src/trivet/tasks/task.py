@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,9 +94,7 @@ class Task:
             self._check_labels_known()
             classes = classes or tuple(str(label) for label in range(max(self.outputs, 2)))
         self.classes = classes
-        self.metric = metric_for(metric or rules.default_metric(self.train.targets), kind).in_units(
-            target_scale
-        )
+        self.metric = metric_for(metric or rules.default_metric(self.train.targets), kind).in_units(target_scale)
         self.notes = (*notes, *self._split_notes())
         self._frozen = True
 
@@ -118,9 +117,7 @@ class Task:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model = (
-                copy.deepcopy(self._model)
-                if isinstance(self._model, nn.Module)
-                else self._call_factory(self._model)
+                copy.deepcopy(self._model) if isinstance(self._model, nn.Module) else self._call_factory(self._model)
             )
             if not self._checked or any(nn.parameter.is_lazy(part) for part in model.parameters()):
                 self._squeezed = self._check_output(model)
@@ -132,21 +129,33 @@ class Task:
     def baselines(self) -> list[Baseline]:
         """The best guess that ignores the input, and a linear model, judged on the test split."""
         if self._baselines is None:
-            self._baselines = fit_baselines(
-                self._rules, self.train, self.val, self.test, self.outputs, self.metric
-            )
+            self._baselines = fit_baselines(self._rules, self.train, self.val, self.test, self.outputs, self.metric)
         return self._baselines
 
-    def interval(
-        self, outputs: Tensor, targets: Tensor, seed: int = 0, resamples: int = 1000
-    ) -> tuple[float, float]:
+    def interval(self, outputs: Tensor, targets: Tensor, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
         """The 95 % bootstrap interval of the metric on these rows."""
         return bootstrap_interval(self.metric, outputs, targets, seed=seed, resamples=resamples)
 
+    def model_source(self) -> str:
+        """Python source that defines ``make_model()``; see `trivet.tasks.source`."""
+        from trivet.tasks.source import model_source
+
+        return model_source(self)
+
+    def metric_source(self) -> str:
+        """Python source that defines ``metric(outputs, targets)`` and ``HIGHER_IS_BETTER``."""
+        from trivet.tasks.source import metric_source
+
+        return metric_source(self)
+
+    def save_arrays(self, path: str | Path) -> Path:
+        """Write the encoded splits into an npz file, for a script that trains without trivet."""
+        from trivet.tasks.source import save_arrays
+
+        return save_arrays(self, path)
+
     @classmethod
-    def from_arrays(
-        cls, X: object, y: object, X_test: object = None, y_test: object = None, **options: Any
-    ) -> Task:
+    def from_arrays(cls, X: object, y: object, X_test: object = None, y_test: object = None, **options: Any) -> Task:
         """A task from arrays; see `trivet.tasks.arrays.task_from_arrays` for the options."""
         from trivet.tasks.arrays import task_from_arrays
 
@@ -164,9 +173,7 @@ class Task:
             raise InputError(f"model must be a torch.nn.Module or a factory, not {type(factory).__name__}")
         model = factory(*_factory_arguments(factory, self))
         if not isinstance(model, nn.Module):
-            raise InputError(
-                f"the model factory returned {type(model).__name__}; it must return a torch.nn.Module"
-            )
+            raise InputError(f"the model factory returned {type(model).__name__}; it must return a torch.nn.Module")
         return model
 
     def _check_output(self, model: nn.Module) -> bool:
@@ -181,9 +188,7 @@ class Task:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             shapes = [tuple(part.shape) for part in (inputs if isinstance(inputs, tuple) else (inputs,))]
             reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"the model cannot take input of shape {', '.join(map(str, shapes))}: {reason}"
-            ) from error
+            raise InputError(f"the model cannot take input of shape {', '.join(map(str, shapes))}: {reason}") from error
         finally:
             model.train(training)
         squeezed = isinstance(output, Tensor) and tuple(output.shape) == (rows,) and self.outputs == 1
@@ -196,9 +201,7 @@ class Task:
             unseen = sorted(set(torch.unique(split.targets).tolist()) - known)
             if unseen:
                 names = [self._class_name(label) for label in unseen]
-                raise DataError(
-                    f"the {where} target has labels that no training row has: {', '.join(names[:5])}"
-                )
+                raise DataError(f"the {where} target has labels that no training row has: {', '.join(names[:5])}")
 
     def _class_name(self, label: float) -> str:
         classes: tuple[str, ...] = getattr(self, "classes", ())
@@ -253,8 +256,7 @@ def _factory_arguments(factory: ModelFactory, task: Task) -> tuple[object, ...]:
         return ()
     if len(required) != 2 and not (named and len(required) < 2):
         raise InputError(
-            f"the model factory requires ({', '.join(required)}); it may require nothing, or "
-            "(features, outputs)"
+            f"the model factory requires ({', '.join(required)}); it may require nothing, or (features, outputs)"
         )
     inputs, _ = task.train.batch(torch.arange(1))
     first = inputs[0] if isinstance(inputs, tuple) else inputs

@@ -204,9 +204,7 @@ class _Training:
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
-        metric, loss = evaluate(
-            self.task, self.model, self.task.val, loss=self.parts.loss, device=self.device
-        )
+        metric, loss = evaluate(self.task, self.model, self.task.val, loss=self.parts.loss, device=self.device)
         self.busy += time.perf_counter() - began
         signed = metric if self.task.metric.higher_is_better else -metric
         # Of equal metrics the lower loss is better: on small splits ties are common.

@@ -213,7 +213,7 @@ class RichProgress(Progress):
 class HtmlProgress(Progress):
     """One output cell that is updated in place, in notebooks."""
 
-    handle_ = None
+    cell: object = None
     shown = 0.0
 
     def show(self, event: Event) -> None:
@@ -226,10 +226,10 @@ class HtmlProgress(Progress):
         page = HTML(
             f"<progress value='{done:.4f}' max='1' style='width:18em'></progress> <code>{escape(self.line())}</code>"
         )
-        if self.handle_ is None:
-            self.handle_ = display(page, display_id=True)
+        if self.cell is None:
+            self.cell = display(page, display_id=True)
         else:
-            self.handle_.update(page)
+            self.cell.update(page)  # type: ignore[attr-defined]
 
     def say(self, text: str) -> None:
         print(text)

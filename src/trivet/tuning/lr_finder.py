@@ -70,9 +70,7 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
         """Draw the curves, the usable interval, the edge and the pick."""
         from trivet.figures.curves import lr_range
 
-        return lr_range(
-            self.rates, self.losses, low=self.low, high=self.high, pick=self.pick, edge=self.edge
-        )
+        return lr_range(self.rates, self.losses, low=self.low, high=self.high, pick=self.pick, edge=self.edge)
 
 
 def find_lr(
@@ -230,16 +228,20 @@ def judge(
     smooth = [_smooth(curve) for curve in curves]
     length = min(len(curve) for curve in smooth)
     picks = [found for curve in smooth if (found := _read(rates, curve)) is not None]
-    common = {
-        "rates": tuple(rates),
-        "losses": tuple(tuple(curve) for curve in smooth),
-        "seconds": seconds,
-    }
+    nothing = LRRange(
+        low=rates[0],
+        high=rates[-1],
+        pick=current,
+        confidence=0.0,
+        abstained=True,
+        reason="",
+        rates=tuple(rates),
+        losses=tuple(tuple(curve) for curve in smooth),
+        seconds=seconds,
+    )
 
     def abstain(reason: str) -> LRRange:
-        return LRRange(
-            low=rates[0], high=rates[-1], pick=current, confidence=0.0, abstained=True, reason=reason, **common
-        )
+        return msgspec.structs.replace(nothing, reason=reason)
 
     if length < 5:
         return abstain(f"the loss was not finite after {length} steps of the sweep, at its lowest rates")
@@ -253,7 +255,8 @@ def judge(
     if spread > 30:
         return abstain(f"the sweeps disagree by a factor of {spread:.0f}")
     agreement = max(0.0, 1 - math.log10(spread) / 1.5) * len(picks) / len(curves)
-    return LRRange(
+    return msgspec.structs.replace(
+        nothing,
         low=lows,
         high=highs,
         pick=float(f"{picked:.2g}"),
@@ -261,7 +264,6 @@ def judge(
         abstained=False,
         reason=f"{len(picks)} of {len(curves)} sweeps agree within a factor of {spread:.1f}",
         edge=statistics.median(edges) if len(edges) * 2 > len(curves) else None,
-        **common,
     )
 
 

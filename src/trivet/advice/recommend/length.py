@@ -36,7 +36,10 @@ def epochs(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     if profile.model.pretrained:
         wanted = min(wanted, 10)
     evidence: dict[str, float | int | str] = {"steps per epoch": per_epoch}
-    reason = "Enough passes for about three thousand steps; the best weights by the metric are kept, and training stops early when it no longer improves."
+    reason = (
+        "Enough passes for about three thousand steps; the best weights by the metric are kept, and training stops "
+        "early when it no longer improves."
+    )
     flops = profile.model.flops_per_sample
     if flops is not None:
         # One forward and a backward of twice its cost.

@@ -67,7 +67,10 @@ def heavy_tails(profile: Profile, recipe: Recipe) -> tuple[Advice, ...] | None:
             {"residual kurtosis": data.residual_kurtosis, "outlier share": data.outlier_share},
             "Huber 1964; delta = 1.345 robust standard deviations",
             0.7,
-            {"mse_loss": "a few rows would carry most of the loss", "l1_loss": "it wastes the well-behaved rows"},
+            {
+                "mse_loss": "a few rows would carry most of the loss",
+                "l1_loss": "it wastes the well-behaved rows",
+            },
         ),
     )
 

@@ -61,8 +61,8 @@ def rate(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     return (
         Advice(
             Edit("optimizer.lr", lr),
-            f"Tuned rates of {name} lie mostly between {prior.low:g} and {prior.high:g}; this is a good start for batches of "
-            f"{recipe.batch_size} ({rule} scaling from {prior.base_batch}). The range test confirms it or moves it.",
+            f"Tuned rates of {name} lie mostly between {prior.low:g} and {prior.high:g}; this is a good start for "
+            f"batches of {recipe.batch_size} ({rule} scaling from {prior.base_batch}). The range test confirms it or moves it.",
             {"low": prior.low, "high": prior.high, "batch": recipe.batch_size},
             prior.source + ("; Goyal et al. 2017" if linear else "; Malladi et al. 2022"),
             0.5,
@@ -79,7 +79,10 @@ def schedule(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
             Edit("schedule", f"warmup({fraction:g}) >> cosine()"),
             "A rate that ends at zero averages out the noise of the last batches, which is where most of the metric is "
             f"won; {fraction:.0%} of warmup lets momentum and second moments settle before full steps.",
-            {"attention layers": layers.get("attention", 0), "pretrained": "yes" if profile.model.pretrained else "no"},
+            {
+                "attention layers": layers.get("attention", 0),
+                "pretrained": "yes" if profile.model.pretrained else "no",
+            },
             "Loshchilov & Hutter 2017; warmup as in Goyal et al. 2017 and AlgoPerf winners (2 to 10 %)",
             0.75,
             {"a constant rate": "it leaves the last batches' noise in the weights"},

@@ -31,14 +31,10 @@ class _Classification(Kind):
         counts = torch.bincount(labels)
         present = torch.nonzero(counts).flatten().tolist()
         if len(present) < 2:
-            raise DataError(
-                f"the target has one class only ({present}); a {self.name} task needs at least two"
-            )
+            raise DataError(f"the target has one class only ({present}); a {self.name} task needs at least two")
         if len(present) < len(counts):
             missing = next(c for c in range(len(counts)) if c not in present)
-            raise DataError(
-                f"class labels must be 0 to {len(counts) - 1} without gaps; no training row has {missing}"
-            )
+            raise DataError(f"class labels must be 0 to {len(counts) - 1} without gaps; no training row has {missing}")
 
     def strata(self, targets: Tensor) -> Tensor:
         """The labels themselves."""

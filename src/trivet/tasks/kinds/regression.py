@@ -29,13 +29,10 @@ class Regression(Kind):
         broken = int((~torch.isfinite(targets)).sum())
         if broken:
             raise DataError(
-                f"the {where} target has {broken} NaN or infinite values; every target must be a "
-                "finite number"
+                f"the {where} target has {broken} NaN or infinite values; every target must be a finite number"
             )
         if where == "train" and len(targets) and bool((targets == targets[0]).all()):
-            raise DataError(
-                f"the target is constant ({float(targets.flatten()[0]):g}); there is nothing to learn"
-            )
+            raise DataError(f"the target is constant ({float(targets.flatten()[0]):g}); there is nothing to learn")
 
     def outputs(self, targets: Tensor) -> int:
         """One output per target column."""
@@ -58,6 +55,4 @@ class Regression(Kind):
         linear_model = require("sklearn.linear_model", "app")
         ridge = linear_model.RidgeCV(alphas=[0.01, 0.1, 1.0, 10.0, 100.0, 1000.0])
         ridge.fit(inputs.double().numpy(), targets.double().numpy())
-        return "ridge regression", torch.from_numpy(ridge.predict(unseen.double().numpy())).reshape(
-            -1, outputs
-        )
+        return "ridge regression", torch.from_numpy(ridge.predict(unseen.double().numpy())).reshape(-1, outputs)
