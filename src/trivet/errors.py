@@ -77,7 +77,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     "; did you mean 'AdamW'?"
     """
     by_lower = {name.lower(): name for name in allowed}
-    close = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.55)
+    close = difflib.get_close_matches(given.lower(), by_lower, n=1, cutoff=0.5)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 

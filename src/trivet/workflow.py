@@ -204,7 +204,7 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, seed:
     return recipe.advise(
         Advice(
             Edit("epochs", epochs),
-            f"The budget allows about {affordable:,.0f} steps, and a schedule that ends inside it beats one that is cut off.",
+            f"The budget allows about {affordable:,.0f} steps, and a schedule that ends inside it beats one cut off.",
             {"seconds per step": per_step, "seconds left": seconds},
             confidence=0.9,
         )

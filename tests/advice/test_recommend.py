@@ -28,8 +28,10 @@ TABLE = DataFacts(rows=5000, sampled_rows=5000, input_shape=(8,), outputs=1)
 START = Recipe(loss="mse_loss", optimizer={"name": "AdamW", "lr": 1e-3})
 
 
-def facts(kind: str = "regression", metric: str = "rmse", *, data: dict = {}, model: ModelFacts = MLP) -> Profile:  # type: ignore[type-arg]
-    return Profile(kind=kind, metric=metric, data=msgspec.structs.replace(TABLE, **data), model=model)
+def facts(
+    kind: str = "regression", metric: str = "rmse", *, data: dict[str, object] | None = None, model: ModelFacts = MLP
+) -> Profile:
+    return Profile(kind=kind, metric=metric, data=msgspec.structs.replace(TABLE, **(data or {})), model=model)
 
 
 def classes(counts: list[int], metric: str = "accuracy", model: ModelFacts = MLP) -> Profile:

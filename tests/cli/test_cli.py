@@ -160,7 +160,7 @@ def test_show_lists_and_explains_parts(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_env_says_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, "env", "--json")
+    _, out, _ = said(capsys, "env", "--json")
     assert json.loads(out)["torch"].startswith("2.")
 
 
@@ -172,7 +172,8 @@ def modules_after(statement: str) -> set[str]:
 def test_help_and_import_load_nothing_heavy() -> None:
     """Start-up is bounded by what is imported; the times are measured in benchmarks/startup.py."""
     helped = modules_after(
-        "from trivet.cli import run\nimport io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): run(['--help'])"
+        "from trivet.cli import run\nimport io, contextlib\n"
+        "with contextlib.redirect_stdout(io.StringIO()): run(['--help'])"
     )
     assert not helped & {"torch", "numpy", "numba", "sklearn", "polars", "matplotlib", "optuna"}
     imported = modules_after("import trivet")

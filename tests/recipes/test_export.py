@@ -42,19 +42,6 @@ def test_the_script_reaches_the_same_metric(data: str, tmp_path: Path) -> None:
     assert abs(sum(ours) - sum(theirs)) / 3 <= spread
 
 
-def test_parts_that_torch_lacks_are_imported_and_said(tmp_path: Path) -> None:
-    recipe = Recipe(
-        loss={"name": "focal_loss", "gamma": 2.0},
-        optimizer={"name": "Lion", "lr": 1e-4},
-        schedule="warmup(0.1) >> inverse_sqrt()",
-    )
-    script = recipe.to_python()
-    compile(script, "train.py", "exec")
-    assert "import trivet.losses  # torch has no such loss" in script
-    assert "import trivet.optim  # torch has no such optimizer" in script
-    assert "import trivet.schedules" in script
-
-
 def test_the_written_rate_is_the_schedule(tmp_path: Path) -> None:
     for text in ("warmup(0.05) >> cosine(floor=0.01)", "constant(0.5) >> linear()", "cosine()", "constant()"):
         recipe = Recipe(loss="mse_loss", optimizer={"name": "SGD", "lr": 0.1}, schedule=text)

@@ -129,7 +129,7 @@ def test_edits_reach_fields_and_parameters_and_can_remove() -> None:
 def test_an_edit_to_nowhere_is_refused() -> None:
     with pytest.raises(RecipeError, match="unknown field 'epcohs'"):
         plain().apply(Edit("epcohs", 3))
-    with pytest.raises(RecipeError, match="not a table"):
+    with pytest.raises(RecipeError, match="epochs"):
         plain().apply(Edit("epochs.number", 3))
 
 

@@ -34,8 +34,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `layers` counts modules by family; `depth` counts the layers that carry weight matrices. `pretrained` means
     that two models made with different seeds share most of their weight matrices (they were loaded, not drawn) and
-    that these show signs of training. `flops_per_sample` counts multiplications and additions of one forward pass; `probe_rows` is how many
-    samples it was measured on.
+    that these show signs of training. `flops_per_sample` counts multiplications and additions of one forward pass.
     """
 
     parameters: int

@@ -106,6 +106,16 @@ def lr_range(
         return figure
 
 
+def schedule(progress: Sequence[float], rates: Sequence[float]) -> Figure:
+    """Draw the rate over the run."""
+    with style():
+        figure, (axes,) = new_figure(6.4, 2.4)
+        axes.plot(progress, rates, color=PURPLE)
+        axes.fill_between(progress, rates, color=PURPLE, alpha=0.1)
+        axes.set(title="Learning rate", xlabel="progress of the run", xlim=(0, 1), ylim=(0, None))
+        return figure
+
+
 def bars(names: Sequence[str], values: Sequence[float], *, interval: tuple[float, float] | None, label: str) -> Figure:
     """Draw a metric for several contenders as points on one line each; the first has an interval."""
     with style():

@@ -99,17 +99,22 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 def _groups(recipe: Recipe, model: nn.Module, cls: type) -> Iterable[Tensor] | list[dict[str, object]]:
     if not recipe.groups:
         return [p for p in model.parameters() if p.requires_grad]
-    default_decay = parameters_of(cls).get("weight_decay")
-    decay = recipe.optimizer.get("weight_decay", default_decay.default if default_decay else 0.0)
     families = recipe.groups.get("no_decay", [])
     layer_decay = recipe.groups.get("layer_decay", 1.0)
     return param_groups(
         model,
-        weight_decay=float(decay),
-        lr=float(recipe.optimizer.get("lr", parameters_of(cls)["lr"].default)),  # type: ignore[arg-type]
+        weight_decay=_number(recipe, cls, "weight_decay"),
+        lr=_number(recipe, cls, "lr"),
         no_decay=tuple(families) if isinstance(families, list) else (),
         layer_decay=float(layer_decay) if not isinstance(layer_decay, list) else 1.0,
     )
+
+
+def _number(recipe: Recipe, cls: type, name: str) -> float:
+    """Return an optimizer's number as the recipe says, else as the optimizer's own default does, else 0."""
+    default = parameters_of(cls)[name].default if name in parameters_of(cls) else 0.0
+    value = recipe.optimizer.get(name, default)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _tensor(value: object) -> object:

@@ -65,7 +65,6 @@ import numpy as np
 import torch
 from torch import nn
 {imports}
-SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 0
 BATCH, EPOCHS, ACCUMULATE = {batch}, {epochs}, {accumulate}
 
 {model}
@@ -104,16 +103,16 @@ def evaluate(model: nn.Module, inputs: tuple[torch.Tensor, ...], targets: torch.
     return metric(outputs, targets), float(make_loss()(outputs, targets))
 
 
-def main() -> None:
+def main(seed: int) -> None:
     data = load()
     inputs, targets = data["train"]
     batch = min(BATCH, len(targets))
     per_epoch = max(1, len(targets) // (batch * ACCUMULATE))
     steps = max(1, round(EPOCHS * per_epoch))
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     model = make_model()
-    torch.manual_seed(SEED)  # dropout starts from the seed, however many numbers the weights took
+    torch.manual_seed(seed)  # dropout starts from the seed, however many numbers the weights took
     loss_function, optimizer = make_loss(), make_optimizer(model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(min(step / steps, 1.0)))
     best, best_weights = (-math.inf, -math.inf), copy.deepcopy(model.state_dict())
@@ -125,7 +124,7 @@ def main() -> None:
         for part in range(ACCUMULATE):
             epoch, position = divmod((step - 1) * ACCUMULATE + part, per_epoch * ACCUMULATE)
             if position == 0:
-                generator = torch.Generator().manual_seed(SEED * 1_000_003 + epoch)
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
                 order = torch.randperm(len(targets), generator=generator)
             rows = order[position * batch : (position + 1) * batch]
             loss = loss_function(model(*(x[rows] for x in inputs)), targets[rows]) / ACCUMULATE
@@ -145,7 +144,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
 '''
 
 

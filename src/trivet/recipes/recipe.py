@@ -90,7 +90,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     optimizer: Part
     schedule: str = "constant()"
     batch_size: int = 128
-    epochs: float = 20
+    epochs: int | float = 20
     clip: dict[str, float] | None = None
     groups: dict[str, float | list[str]] = {}
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -109,7 +109,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 )
         check_loss(self.loss)
         check_optimizer(self.optimizer)
-        msgspec.structs.force_setattr(self, "schedule", str(parse_schedule(self.schedule)))
+        text = str(parse_schedule(self.schedule))
+        if text != self.schedule:
+            msgspec.structs.force_setattr(self, "schedule", text)
+        if not self.clip:
+            msgspec.structs.force_setattr(self, "clip", None)
         _check_positive("batch_size", self.batch_size)
         _check_positive("epochs", self.epochs)
         _check_positive("accumulate", self.accumulate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
@@ -50,10 +51,8 @@ class Journal:
         """Flush to the disk and close; closing twice is allowed."""
         if self._file >= 0:
             # Some file systems (pipes, /dev/full in tests) cannot sync; the data has been handed over all the same.
-            try:
+            with contextlib.suppress(OSError):
                 os.fsync(self._file)
-            except OSError:
-                pass
             os.close(self._file)
             self._file = -1
 

@@ -1,4 +1,4 @@
-"""Put a run on one page: the verdict first, then the recipe and its reasons, the curves, the facts, how to repeat it."""
+"""Put a run on one page: the verdict first, then recipe and reasons, curves, facts, and how to repeat it."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def _is_numeric(series: Series) -> bool:
     if not _is_text(series):
         return bool(series.dtype.is_numeric()) or str(series.dtype) == "Boolean"
     present = len(series) - series.null_count()
-    return present > 0 and len(_text_cells(series)) <= MOSTLY_NUMBERS * present
+    return bool(present > 0) and len(_text_cells(series)) <= MOSTLY_NUMBERS * present
 
 
 def _text_cells(series: Series) -> list[str]:

@@ -76,7 +76,7 @@ def _reaches(function: object, name: str) -> bool:
             continue
         seen.add(current)
         todo += [n for n in vars(metrics)[current].__code__.co_names if inspect.isfunction(vars(metrics).get(n))]
-        todo += [n for n in _nested_names(vars(metrics)[current].__code__)]
+        todo += _nested_names(vars(metrics)[current].__code__)
     return name in seen
 
 
@@ -86,7 +86,7 @@ def _nested_names(code: object) -> list[str]:
 
 
 def save_arrays(task: Task, path: str | Path) -> Path:
-    """Write the encoded splits as `X_train, y_train, X_val, ...` (`X0_train, X1_train` for two inputs) into an npz file.
+    """Write the encoded splits as `X_train, y_train, X_val, ...` (`X0_train`, `X1_train` for two inputs) as npz.
 
     Raises `InputError` for a task whose splits are not tensors.
     """

@@ -1,10 +1,10 @@
 """The range test: raise the rate geometrically, watch the loss, say where it falls and where it breaks.
 
-One sweep is noisy, so several are run from different seeds and orders of batches. Each gives a tenth of the rate at its
-lowest loss, the classic rule with the smallest median error, and never more than a quarter of the rate at which the loss
-breaks away. The median over the sweeps is drawn towards the rate that was there before (the prior's), by two parts in
-five on the log scale: a sweep is a biased proxy of a decayed run, and both are about half a decade wide. When the sweeps
-disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
+One sweep is noisy, so several are run from different seeds and orders of batches. Each gives a tenth of the rate at
+its lowest loss, the classic rule with the smallest median error, and never more than a quarter of the rate at which
+the loss breaks away. The median over the sweeps is drawn towards the rate that was there before (the prior's), by two
+parts in five on the log scale: a sweep is a biased proxy of a decayed run, and both are about half a decade wide. When
+the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """
 
 from __future__ import annotations

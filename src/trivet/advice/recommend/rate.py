@@ -62,7 +62,8 @@ def rate(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
         Advice(
             Edit("optimizer.lr", lr),
             f"Tuned rates of {name} lie mostly between {prior.low:g} and {prior.high:g}; this is a good start for "
-            f"batches of {recipe.batch_size} ({rule} scaling from {prior.base_batch}). The range test confirms it or moves it.",
+            f"batches of {recipe.batch_size} ({rule} scaling from {prior.base_batch}). The range test confirms it or "
+            "moves it.",
             {"low": prior.low, "high": prior.high, "batch": recipe.batch_size},
             prior.source + ("; Goyal et al. 2017" if linear else "; Malladi et al. 2022"),
             0.5,
