@@ -2,8 +2,8 @@
 
 One sweep is noisy, so several are run from different seeds and orders of batches. Each gives a tenth of the rate at
 its lowest loss, the classic rule with the smallest median error, and never more than a quarter of the rate at which
-the loss breaks away. The median over the sweeps is drawn towards the rate that was there before (the prior's), by two
-parts in five on the log scale: a sweep is a biased proxy of a decayed run, and both are about half a decade wide. When
+the loss breaks away. The median over the sweeps is drawn towards the rate that was there before (the prior's), half
+of the way on the log scale: a sweep is a biased proxy of a decayed run, and both are about half a decade wide. When
 the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STEPS = 80
 # Weight of the sweeps against the rate that was there before, on the log scale.
-TRUST = 0.6
+TRUST = 0.5
 # The loss counts as broken when it is this much above its lowest value, in units of the drop from its start.
 BREAK = 0.5
 # Without at least this relative drop nothing was learnt at any rate, and no rate can be told from another.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from trivet.facts import Profile
 from trivet.recipes import Advice, Edit, Recipe
 
-# Work that two ordinary cores finish in about five minutes, at some 30 GFLOP/s: a choice by counting, not by timing,
-# so that the same task gets the same recipe on every machine.
-WORK = 1.0e13
+# Work that two ordinary cores finish in some five minutes, at 100 GFLOP/s: a choice by counting, not by timing, so that
+# the same task gets the same recipe on every machine.
+WORK = 3.0e13
 MIN_EPOCHS, MAX_EPOCHS = 8, 100
 
 
@@ -15,12 +15,12 @@ def batch_size(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """Large enough to use the machine, small enough for a few thousand steps."""
     rows = profile.data.rows
     size = 128 if profile.data.is_image else 256
-    while size > 16 and rows / size < 20:
+    while size > 16 and rows / size < 10:
         size //= 2
     return (
         Advice(
             Edit("batch_size", size),
-            "At least twenty steps per epoch, so that a run has enough steps, in batches that keep the cores busy.",
+            "At least ten steps per epoch, so that a run has enough steps, in batches that keep the cores busy.",
             {"rows": rows, "steps per epoch": max(1, rows // size)},
             "Shallue et al. 2019: below the critical batch size, size trades against steps one to one",
             0.6,
