@@ -1,10 +1,10 @@
 """The finder against a dense grid: how far is its pick from the best rate, and what does the difference cost?
 
 Run: `python -m benchmarks.lr_finder reference [CELL ...]` once (resumable: cells that are stored are not done again),
-then `python -m benchmarks.lr_finder score`. The cells, the grid and the judgement below were fixed before the finder was
-tuned. The reference of a cell is 13 rates x 3 seeds of fully decayed runs, judged by the task's metric on validation; the
-optimum is the top of the seed means, smoothed over neighbouring rates. Lower is better for every metric here after its
-sign is turned.
+then `python -m benchmarks.lr_finder score`. The cells, the grid and the judgement below were fixed before the finder
+was tuned. The reference of a cell is 13 rates x 3 seeds of fully decayed runs, judged by the task's metric on
+validation; the optimum is the top of the seed means, smoothed over neighbouring rates. Lower is better for every metric
+here after its sign is turned.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ LR = torch.optim.lr_scheduler
         ("linear(floor=0.1)", lambda o: LR.LinearLR(o, 1.0, 0.1, STEPS)),
         ("polynomial(power=3.0)", lambda o: LR.PolynomialLR(o, STEPS, 3.0)),
         ("exponential(floor=0.05)", lambda o: LR.ExponentialLR(o, 0.05 ** (1 / STEPS))),
+        ("step(every=0.25, factor=0.5)", lambda o: LR.StepLR(o, 15, 0.5)),
         ("multi_step(at=[0.5, 0.75])", lambda o: LR.MultiStepLR(o, [30, 45])),
         ("constant()", lambda o: LR.ConstantLR(o, 1.0)),
         ("restarts(cycles=3)", lambda o: LR.CosineAnnealingWarmRestarts(o, 20)),
@@ -93,6 +94,9 @@ def built() -> st.SearchStrategy[Schedule]:
         | st.builds(schedules.restarts, cycles=st.integers(1, 6), floor=floors)
         | st.builds(schedules.one_cycle)
         | st.builds(schedules.wsd)
+        | st.builds(schedules.step, every=st.floats(0.05, 1))
+        | st.builds(schedules.hold)
+        | st.builds(schedules.decay, to=floors, shape=st.sampled_from(["cosine", "linear"]))
     )
     joined = st.lists(heads, max_size=2).flatmap(lambda h: tails.map(lambda t: [*h, t]))
 
@@ -110,8 +114,10 @@ def test_executed_equals_previewed_from_any_resume_point(schedule: Schedule, ste
     preview = [0.8 * factor for factor in schedule.values(steps)]
     assert executed(schedule, steps) == preview
     cut = data.draw(st.integers(0, steps))
-    first = Scheduler(optimizer(), schedule, total_steps=steps)
+    start = optimizer()
+    first = Scheduler(start, schedule, total_steps=steps)
     for _ in range(cut):
+        start.step()
         first.step()
     fresh = optimizer()
     again = Scheduler(fresh, schedule, total_steps=steps)
@@ -119,6 +125,7 @@ def test_executed_equals_previewed_from_any_resume_point(schedule: Schedule, ste
     rates = []
     for _ in range(cut, steps):
         rates.append(fresh.param_groups[0]["lr"])
+        fresh.step()
         again.step()
     assert rates == preview[cut:]
     assert first.state_dict() == {"step": cut}
@@ -158,6 +165,12 @@ def test_every_member_is_documented_and_drawn(name: str) -> None:
         ("warmup(1.0) >> cosine()", "leave room"),
         ("cosine() >> linear()", "nothing can follow"),
         ("warmup()", "warmup"),
+        ('warmup("0 steps")', "above 0"),
+        ('warmup("5 stesp")', "did you mean 'steps'"),
+        ('warmup("many steps")', "no number"),
+        ("decay(shape='cosin')", "did you mean 'cosine'"),
+        ("reduce_on_plateau(factor=2.0)", "(0, 1)"),
+        ("step(every=0.0)", "(0, 1]"),
         ("cosine(floor=2.0)", "[0, 1]"),
         ("exponential(floor=0.0)", "(0, 1]"),
         ("cosine(", "cannot be read"),
@@ -177,6 +190,7 @@ def test_groups_keep_their_own_base_rates_and_tensor_rates_are_filled_in_place()
     rate = torch.tensor(0.1)
     opt = torch.optim.AdamW([{"params": [a], "lr": 1.0}, {"params": [b], "lr": rate}], foreach=False, capturable=False)
     scheduler = Scheduler(opt, schedules.linear(), total_steps=2)
+    opt.step()
     scheduler.step()
     assert opt.param_groups[0]["lr"] == 0.5
     assert opt.param_groups[1]["lr"] is rate
@@ -187,3 +201,151 @@ def test_reading_a_schedule_needs_no_torch() -> None:
     code = "import sys; from trivet.schedules import parse; parse('cosine()'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_accumulated_and_skipped_steps_do_not_count() -> None:
+    opt = optimizer()
+    scheduler = Scheduler(opt, schedules.linear(), total_steps=4)
+    for batch in range(12):
+        if batch % 3 == 2 and batch != 5:  # accumulation of three; one step is skipped as by a GradScaler
+            opt.step()
+        scheduler.step()
+    assert scheduler.state_dict() == {"step": 3}
+    assert opt.param_groups[0]["lr"] == pytest.approx(0.8 * 0.25)
+
+
+def test_a_grad_scaler_that_skips_leaves_the_schedule_where_it_is() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    opt = torch.optim.SGD([weight], lr=1.0)
+    scheduler = Scheduler(opt, schedules.linear(), total_steps=4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for value in (1.0, float("inf"), 1.0):
+        opt.zero_grad()
+        scaler.scale((weight * value).sum()).backward()
+        scaler.step(opt)
+        scaler.update()
+        scheduler.step()
+    assert scheduler.state_dict() == {"step": 2}
+
+
+@given(world=st.integers(1, 8), accumulate=st.integers(1, 4), per_rank=st.integers(8, 40), cut=st.integers(0, 10))
+def test_world_size_and_accumulation_change_the_number_of_steps_and_nothing_else(
+    world: int, accumulate: int, per_rank: int, cut: int
+) -> None:
+    steps = max(1, per_rank // accumulate)
+    schedule = schedules.warmup(0.1) >> schedules.cosine()
+    expected = [0.8 * f for f in schedule.values(steps)]
+    for _ in range(world):
+        opt, rates = optimizer(), []
+        scheduler = Scheduler(opt, schedule, total_steps=steps)
+        for batch in range(steps * accumulate):
+            if (batch + 1) % accumulate == 0:
+                rates.append(opt.param_groups[0]["lr"])
+                opt.step()
+            scheduler.step()
+            if batch == cut:  # a crash between batches: resumed from the integer
+                state = scheduler.state_dict()
+                scheduler = Scheduler(opt, schedule, total_steps=steps)
+                scheduler.load_state_dict(state)
+        assert rates == expected
+
+
+def test_absolute_lengths_mean_what_they_say() -> None:
+    text = 'warmup("10 steps") >> constant("2 epochs") >> cosine("200 tokens") >> hold()'
+    schedule = parse(text)
+    assert str(schedule) == text
+    made = schedule.resolve(total_steps=100, steps_per_epoch=10, tokens_per_step=5)
+    assert [phase.length for phase in made.phases] == [0.1, 0.2, 0.4, None]
+    with pytest.raises(RecipeError, match="steps_per_epoch"):
+        schedule.resolve(total_steps=100)
+    with pytest.raises(RecipeError, match="longer than the run"):
+        parse('warmup("101 steps") >> cosine()').resolve(total_steps=100)
+    with pytest.raises(RecipeError, match="absolute length"):
+        schedule(0.5)
+
+
+def test_hold_and_decay_go_on_from_where_the_phase_before_ended() -> None:
+    schedule = parse("linear(0.5, floor=0.4) >> hold(0.25) >> decay(to=0.5, shape='linear')")
+    assert [schedule(p) for p in (0.0, 0.5, 0.7, 0.75, 1.0)] == pytest.approx([1.0, 0.4, 0.4, 0.4, 0.2])
+
+
+def test_repeat_runs_a_schedule_again() -> None:
+    once = schedules.warmup(0.2) >> schedules.cosine()
+    twice = schedules.repeat(once, 2)
+    for p in (0.05, 0.1, 0.3, 0.45):
+        assert twice(p) == pytest.approx(once(2 * p))
+        assert twice(p + 0.5) == pytest.approx(once(2 * p))
+
+
+def test_reduce_on_plateau_follows_torchs() -> None:
+    values = [1.0, 0.9, 0.9, 0.9, 0.9, 0.8, 0.8, float("nan"), 0.8, 0.8, 0.8, 0.79999, 0.8, 0.8, 0.8, 0.1]
+    ours, theirs = optimizer(), optimizer()
+    mine = Scheduler(ours, schedules.reduce_on_plateau(factor=0.5, patience=2), total_steps=100)
+    other = LR.ReduceLROnPlateau(theirs, factor=0.5, patience=2)
+    for value in values:
+        mine.report(value)
+        other.step(value)
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"])
+    again = Scheduler(optimizer(), schedules.reduce_on_plateau(factor=0.5, patience=2), total_steps=100)
+    again.load_state_dict(mine.state_dict())
+    assert again.get_last_lr() == mine.get_last_lr()
+
+
+def test_a_plateau_without_a_metric_is_refused_before_half_of_the_run_is_lost() -> None:
+    opt = optimizer()
+    scheduler = Scheduler(opt, schedules.reduce_on_plateau(), total_steps=10)
+    for _ in range(5):
+        opt.step()
+        scheduler.step()
+    opt.step()
+    with pytest.raises(RecipeError, match="has seen no metric"):
+        scheduler.step()
+
+
+def test_torchs_sequential_resumes_wrongly_and_ours_does_not() -> None:
+    """torch 2.13: a SequentialLR made anew for a resume starts from the rate that the first scheduler left behind."""
+
+    def sequential(opt: torch.optim.Optimizer) -> LR.SequentialLR:
+        phases = [LR.LinearLR(opt, 0.1, 1.0, 5), LR.CosineAnnealingLR(opt, 15)]
+        return LR.SequentialLR(opt, phases, [5])
+
+    def resumed(make: object) -> list[list[float]]:
+        runs = []
+        for cut in (None, 8):
+            opt = optimizer()
+            scheduler = make(opt)  # type: ignore[operator]
+            rates = []
+            for step in range(20):
+                if step == cut:
+                    state, weights = scheduler.state_dict(), opt.state_dict()
+                    opt = optimizer()
+                    opt.load_state_dict(weights)
+                    scheduler = make(opt)  # type: ignore[operator]
+                    scheduler.load_state_dict(state)
+                rates.append(float(opt.param_groups[0]["lr"]))
+                opt.step()
+                scheduler.step()
+            runs.append(rates)
+        return runs
+
+    torchs, schedule = resumed(sequential), parse("warmup(0.25, start=0.1) >> cosine()")
+    ours = resumed(lambda opt: Scheduler(opt, schedule, total_steps=20))
+    assert torchs[0] != pytest.approx(torchs[1])
+    assert ours[0] == ours[1]
+
+
+def test_torchs_cosine_climbs_past_its_end_and_ours_stays() -> None:
+    theirs = by_torch(lambda o: LR.CosineAnnealingLR(o, 20), steps=41)
+    assert theirs[40] == pytest.approx(0.8)
+    assert schedules.cosine()(2.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("optimizer_name", "ratio", "expected"), [("SGD", 4, 4.0), ("AdamW", 4, 2.0), ("Lion", 9, 3.0), ("Prodigy", 4, 1.0)]
+)
+def test_rates_follow_the_batch_size_by_the_optimizers_rule(optimizer_name: str, ratio: int, expected: float) -> None:
+    from trivet.schedules.scaling import scaled_lr
+
+    made = scaled_lr(0.1, batch_size=64 * ratio, base_batch_size=64, optimizer=optimizer_name)
+    assert made.lr == pytest.approx(0.1 * expected)
+    assert made.reason.endswith(".")

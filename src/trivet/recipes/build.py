@@ -57,7 +57,7 @@ class Parts:
         return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
-def build(recipe: Recipe, model: nn.Module, *, steps: int) -> Parts:
+def build(recipe: Recipe, model: nn.Module, *, steps: int, steps_per_epoch: int | None = None) -> Parts:
     """Build loss, optimizer, scheduler and clipping for a model; `steps` counts optimizer steps of the run."""
     if steps < 1:
         raise RecipeError(f"steps = {steps} leaves nothing to train; give the number of optimizer steps")
@@ -67,7 +67,7 @@ def build(recipe: Recipe, model: nn.Module, *, steps: int) -> Parts:
     return Parts(
         loss=build_loss(recipe),
         optimizer=optimizer,
-        scheduler=Scheduler(optimizer, schedule, total_steps=steps),
+        scheduler=Scheduler(optimizer, schedule, total_steps=steps, steps_per_epoch=steps_per_epoch),
         clip=clip,
         precision=recipe.precision,
     )

@@ -238,8 +238,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     # -- use --------------------------------------------------------------------------------------
 
-    def build(self, model: nn.Module, *, steps: int) -> Parts:
+    def build(self, model: nn.Module, *, steps: int, steps_per_epoch: int | None = None) -> Parts:
         """Return the loss, optimizer, scheduler and clipping for a model and a number of optimizer steps.
+
+        `steps_per_epoch` is needed only for schedules that count epochs.
 
         >>> import torch
         >>> model = torch.nn.Linear(3, 1)
@@ -250,7 +252,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         from trivet.recipes.build import build
 
-        return build(self, model, steps=steps)
+        return build(self, model, steps=steps, steps_per_epoch=steps_per_epoch)
 
     def to_python(self, task: Exportable | None = None) -> str:
         """Return a plain PyTorch script that trains with this recipe (see `trivet.recipes.export`)."""

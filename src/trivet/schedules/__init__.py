@@ -15,17 +15,22 @@ from trivet.schedules.phases import (
     catalogue,
     constant,
     cosine,
+    decay,
     exponential,
+    hold,
     inverse_sqrt,
     linear,
     multi_step,
     one_cycle,
     polynomial,
+    reduce_on_plateau,
+    repeat,
     restarts,
+    step,
     warmup,
     wsd,
 )
-from trivet.schedules.schedule import Phase, Schedule
+from trivet.schedules.schedule import Phase, Plateau, Schedule
 from trivet.schedules.text import parse
 
 if TYPE_CHECKING:
@@ -33,19 +38,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Phase",
+    "Plateau",
     "Schedule",
     "Scheduler",
     "catalogue",
     "constant",
     "cosine",
+    "decay",
     "exponential",
+    "hold",
     "inverse_sqrt",
     "linear",
     "multi_step",
     "one_cycle",
     "parse",
     "polynomial",
+    "reduce_on_plateau",
+    "repeat",
     "restarts",
+    "step",
     "warmup",
     "wsd",
 ]

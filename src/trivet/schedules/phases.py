@@ -1,21 +1,23 @@
 """The members: each a function of its parameters to a schedule of one phase.
 
 p is progress within the phase, in [0, 1]; what is returned is a factor of the optimizer's own rate. The first argument
-of each is the fraction of the run that the phase takes; left out, it takes the rest.
+of each is the length of the phase: a fraction of the run, or absolute ("500 steps", "2 epochs", "1e6 tokens"); left
+out, it takes the rest.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from trivet.errors import RecipeError
-from trivet.schedules.schedule import Phase, Schedule
+from trivet.errors import RecipeError, unknown_name
+from trivet.schedules.schedule import Length, Phase, Plateau, Schedule
 
 
 def _one(
     name: str,
-    length: float | None,
+    length: Length,
     shape: Callable[[float], float],
     parameters: dict[str, object],
     momentum: Callable[[float], float] | None = None,
@@ -28,7 +30,7 @@ def _fraction(name: str, key: str, value: float) -> None:
         raise RecipeError(f"{name}: {key} = {value!r} must lie in [0, 1]")
 
 
-def constant(length: float | None = None) -> Schedule:
+def constant(length: Length = None) -> Schedule:
     """The rate as it is: factor 1.
 
     >>> constant()(0.3)
@@ -37,7 +39,7 @@ def constant(length: float | None = None) -> Schedule:
     return _one("constant", length, lambda p: 1.0, {})
 
 
-def warmup(length: float, *, start: float = 0.0) -> Schedule:
+def warmup(length: float | str, *, start: float = 0.0) -> Schedule:
     """Rise linearly from `start` to 1: factor start + (1 - start) p. Source: Goyal et al. 2017, section 2.2.
 
     >>> (warmup(0.5) >> constant())(0.25)
@@ -48,7 +50,7 @@ def warmup(length: float, *, start: float = 0.0) -> Schedule:
     return _one("warmup", length, lambda p: start + (1 - start) * p, options)
 
 
-def linear(length: float | None = None, *, floor: float = 0.0) -> Schedule:
+def linear(length: Length = None, *, floor: float = 0.0) -> Schedule:
     """Fall linearly from 1 to `floor`: factor floor + (1 - floor)(1 - p).
 
     >>> linear(floor=0.5)(1.0)
@@ -58,7 +60,7 @@ def linear(length: float | None = None, *, floor: float = 0.0) -> Schedule:
     return _one("linear", length, lambda p: floor + (1 - floor) * (1 - p), _floor(floor))
 
 
-def cosine(length: float | None = None, *, floor: float = 0.0) -> Schedule:
+def cosine(length: Length = None, *, floor: float = 0.0) -> Schedule:
     """Fall along half a cosine: floor + (1 - floor)(1 + cos pi p)/2. Source: Loshchilov & Hutter 2017, equation 5.
 
     torch's `CosineAnnealingLR` climbs again past its end; this one stays at its floor.
@@ -71,7 +73,7 @@ def cosine(length: float | None = None, *, floor: float = 0.0) -> Schedule:
     return _one("cosine", length, shape, _floor(floor))
 
 
-def restarts(length: float | None = None, *, cycles: int = 3, floor: float = 0.0) -> Schedule:
+def restarts(length: Length = None, *, cycles: int = 3, floor: float = 0.0) -> Schedule:
     """`cycles` cosines of equal length, each from 1 to `floor`. Source: SGDR, Loshchilov & Hutter 2017.
 
     >>> restarts(cycles=2)(0.5)
@@ -88,7 +90,7 @@ def restarts(length: float | None = None, *, cycles: int = 3, floor: float = 0.0
     return _one("restarts", length, shape, {"cycles": cycles} | _floor(floor))
 
 
-def polynomial(length: float | None = None, *, power: float = 2.0, floor: float = 0.0) -> Schedule:
+def polynomial(length: Length = None, *, power: float = 2.0, floor: float = 0.0) -> Schedule:
     """Fall as a power: floor + (1 - floor)(1 - p)^power.
 
     >>> polynomial(power=2.0)(0.5)
@@ -102,7 +104,7 @@ def polynomial(length: float | None = None, *, power: float = 2.0, floor: float 
     )
 
 
-def exponential(length: float | None = None, *, floor: float = 0.01) -> Schedule:
+def exponential(length: Length = None, *, floor: float = 0.01) -> Schedule:
     """Fall by equal ratios from 1 to `floor`: floor^p.
 
     >>> round(exponential(floor=0.01)(0.5), 6)
@@ -113,7 +115,7 @@ def exponential(length: float | None = None, *, floor: float = 0.01) -> Schedule
     return _one("exponential", length, lambda p: floor**p, {"floor": floor})
 
 
-def multi_step(length: float | None = None, *, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Schedule:
+def multi_step(length: Length = None, *, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> Schedule:
     """Multiply by `factor` at each of the fractions `at`: factor^(number of them that are past).
 
     >>> multi_step(at=[0.5], factor=0.1)(0.5)
@@ -128,7 +130,7 @@ def multi_step(length: float | None = None, *, at: Sequence[float] = (0.5, 0.75)
     return _one("multi_step", length, shape, {"at": points, "factor": factor})
 
 
-def inverse_sqrt(length: float | None = None, *, timescale: float = 0.05) -> Schedule:
+def inverse_sqrt(length: Length = None, *, timescale: float = 0.05) -> Schedule:
     """Fall as 1/sqrt(1 + p / timescale), without an end to plan for. Source: Vaswani et al. 2017, equation 3.
 
     >>> inverse_sqrt(timescale=1.0)(0.0)
@@ -139,7 +141,7 @@ def inverse_sqrt(length: float | None = None, *, timescale: float = 0.05) -> Sch
     return _one("inverse_sqrt", length, lambda p: (1 + p / timescale) ** -0.5, {"timescale": timescale})
 
 
-def one_cycle(length: float | None = None, *, peak: float = 0.3, start: float = 0.04, floor: float = 4e-6) -> Schedule:
+def one_cycle(length: Length = None, *, peak: float = 0.3, start: float = 0.04, floor: float = 4e-6) -> Schedule:
     """Cosine up from `start` to 1 at `peak`, cosine down to `floor`; momentum goes 0.95, 0.85, 0.95 against it.
 
     Source: Smith & Topin 2018; the numbers are torch's `OneCycleLR` defaults.
@@ -186,6 +188,89 @@ def wsd(*, warm: float = 0.05, decay: float = 0.2, floor: float = 0.0) -> Schedu
     return _one("wsd", None, shape, {"warm": warm, "decay": decay} | _floor(floor))
 
 
+def step(length: Length = None, *, every: float = 1 / 3, factor: float = 0.1) -> Schedule:
+    """Multiply by `factor` after each `every` of the phase: factor^floor(p / every). torch's `StepLR`.
+
+    >>> step(every=0.5, factor=0.1)(0.5)
+    0.1
+    """
+    if not 0 < every <= 1:
+        raise RecipeError(f"step: every = {every!r} must lie in (0, 1]")
+    if not factor > 0:
+        raise RecipeError(f"step: factor = {factor!r} must be above 0")
+    # Rounding must not move a drop by one step: 0.3 / 0.1 is 2.9999999999999996.
+    shape = lambda p: factor ** math.floor(p / every + 1e-9)  # noqa: E731
+    return _one("step", length, shape, {"every": every, "factor": factor})
+
+
+def hold(length: Length = None) -> Schedule:
+    """Stay at the level where the phase before ended.
+
+    >>> (linear(0.5, floor=0.2) >> hold())(0.9)
+    0.2
+    """
+    return Schedule((Phase("hold", length, (), lambda p: 1.0, relative=True),))
+
+
+def decay(length: Length = None, *, to: float = 0.0, shape: str = "cosine") -> Schedule:
+    """Fall from the level where the phase before ended to `to` times it.
+
+    `shape` is "cosine", "linear" or "exponential".
+
+    >>> (constant(0.5) >> decay(to=0.5, shape="linear"))(0.75)
+    0.75
+    """
+    members = {"cosine": cosine, "linear": linear, "exponential": exponential}
+    if shape not in members:
+        raise unknown_name("shape of decay", shape, members, error=RecipeError)
+    factor = members[shape](floor=to).phases[0].factor
+    return Schedule((Phase("decay", length, (("to", to), ("shape", shape)), factor, relative=True),))
+
+
+def reduce_on_plateau(
+    length: Length = None, *, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, floor: float = 0.0
+) -> Schedule:
+    """Multiply the rate by `factor` after `patience` reports without improvement: the one member with a state.
+
+    It is no function of progress: its rate depends on what `Scheduler.report(metric)` is told, it cannot be previewed,
+    and its state is part of the scheduler's. An improvement is a relative gain of more than `threshold`. torch's
+    `ReduceLROnPlateau`.
+
+    >>> str(reduce_on_plateau(patience=3))
+    'reduce_on_plateau(factor=0.1, patience=3)'
+    """
+    if not 0 < factor < 1:
+        raise RecipeError(f"reduce_on_plateau: factor = {factor!r} must lie inside (0, 1)")
+    if patience < 0:
+        raise RecipeError(f"reduce_on_plateau: patience = {patience!r} must be 0 or more")
+    _fraction("reduce_on_plateau", "floor", floor)
+    parameters: dict[str, object] = {"factor": factor, "patience": patience}
+    parameters |= {"threshold": threshold} if threshold != 1e-4 else {}
+    plateau = Plateau(factor, patience, threshold, floor)
+    words = tuple((parameters | _floor(floor)).items())
+    return Schedule((Phase("reduce_on_plateau", length, words, lambda p: 1.0, plateau=plateau),))
+
+
+def repeat(schedule: Schedule, times: int) -> Schedule:
+    """Run a schedule `times` times, each in an equal share of the run; fractions shrink with it.
+
+    >>> str(repeat(warmup(0.2) >> cosine(0.8), 2))
+    'warmup(0.1) >> cosine(0.4) >> warmup(0.1) >> cosine(0.4)'
+    """
+    if times < 1:
+        raise RecipeError(f"repeat: times = {times!r} must be 1 or more")
+    *phases, last = schedule.phases
+    taken = sum(phase.length for phase in phases if isinstance(phase.length, float | int))
+    if any(isinstance(phase.length, str) for phase in schedule.phases):
+        raise RecipeError("repeat needs fractions of the run; resolve absolute lengths first")
+    lengths = [*(phase.length for phase in phases), 1 - taken if last.length is None else last.length]
+    once = tuple(
+        dataclasses.replace(phase, length=float(f"{float(length) / times:.12g}"))  # type: ignore[arg-type]
+        for phase, length in zip(schedule.phases, lengths, strict=True)
+    )
+    return Schedule(once * times)
+
+
 def _floor(floor: float) -> dict[str, object]:
     return {} if floor == 0 else {"floor": floor}
 
@@ -200,9 +285,13 @@ def catalogue() -> dict[str, Callable[..., Schedule]]:
         restarts,
         polynomial,
         exponential,
+        step,
         multi_step,
         inverse_sqrt,
         one_cycle,
         wsd,
+        hold,
+        decay,
+        reduce_on_plateau,
     )
     return {member.__name__: member for member in members}

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from trivet.errors import RecipeError
+from trivet.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BARS = "▁▂▃▄▅▆▇█"
+# A fraction of the run, or an absolute length such as "500 steps", "2 epochs" or "1e6 tokens"; None: the rest.
+Length: TypeAlias = float | str | None
+UNITS = ("steps", "epochs", "tokens")
 
 
 @dataclass(frozen=True)
 class Phase:
     """One piece of a schedule: a factor of the rate over its own progress p in [0, 1].
 
-    `length` is the fraction of the run that it takes, `None` for the rest of the run. Two phases are equal when their
-    texts are: name, length and parameters.
+    Two phases are equal when their texts are: name, length and parameters. A `relative` phase multiplies the level at
+    which the phase before it ended. `plateau` marks the one phase whose factor depends on what is reported to it.
     """
 
     name: str
-    length: float | None
+    length: Length
     parameters: tuple[tuple[str, object], ...]
     factor: Callable[[float], float] = field(compare=False, repr=False)
     momentum: Callable[[float], float] | None = field(default=None, compare=False, repr=False)
+    relative: bool = False
+    plateau: Plateau | None = None
 
     def __post_init__(self) -> None:
-        if self.length is not None and not 0 < self.length <= 1:
-            raise RecipeError(f"{self.name}: the length {self.length!r} must be a fraction of the run, in (0, 1]")
+        if isinstance(self.length, str):
+            number, unit = read_length(self.length)
+            if not number > 0:
+                raise RecipeError(f"{self.name}: the length {self.length!r} must be above 0 {unit}")
+        elif self.length is not None and not 0 < self.length <= 1:
+            raise RecipeError(
+                f"{self.name}: the length {self.length!r} must be a fraction of the run, in (0, 1], "
+                'or absolute: "500 steps", "2 epochs", "1e6 tokens"'
+            )
 
     def __str__(self) -> str:
-        words = [] if self.length is None else [f"{self.length:g}"]
-        words += [f"{key}={list(v) if isinstance(v, tuple) else v}" for key, v in self.parameters]
+        words = [] if self.length is None else [repr(self.length).replace("'", '"')]
+        words += [f"{key}={list(v) if isinstance(v, tuple) else repr(v)}" for key, v in self.parameters]
         return f"{self.name}({', '.join(words)})"
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """How `reduce_on_plateau` reacts: multiply by `factor` after `patience` reports without `threshold` of gain."""
+
+    factor: float
+    patience: int
+    threshold: float
+    floor: float
 
 
 @dataclass(frozen=True)
@@ -46,12 +69,12 @@ class Schedule:
     phases: tuple[Phase, ...]
 
     def __post_init__(self) -> None:
-        open_ended = [i for i, phase in enumerate(self.phases) if phase.length is None]
-        if any(i < len(self.phases) - 1 for i in open_ended):
-            name = self.phases[open_ended[0]].name
+        open_ended = [phase for phase in self.phases[:-1] if phase.length is None]
+        if open_ended:
+            name = open_ended[0].name
             raise RecipeError(f"{name}() takes the rest of the run, so nothing can follow it; give it a length")
-        total = sum(phase.length or 0.0 for phase in self.phases)
-        if total > 1 + 1e-9 or (open_ended and total > 1 - 1e-9):
+        total = sum(phase.length for phase in self.phases if isinstance(phase.length, float | int))
+        if total > 1 + 1e-9 or (self.phases[-1].length is None and total > 1 - 1e-9):
             raise RecipeError(f"the phases of {self} take {total:g} of the run; shorten them to leave room within 1")
 
     def __rshift__(self, other: Schedule) -> Schedule:
@@ -59,24 +82,80 @@ class Schedule:
 
     def __call__(self, progress: float) -> float:
         """Return the factor at progress; past the end the last value stays."""
-        phase, p = self._at(progress)
-        return phase.factor(p)
+        index, p = self._at(progress)
+        return self._level(index, p)
 
     def momentum(self, progress: float) -> float | None:
         """Return the momentum at progress, or None where the schedule leaves it alone."""
-        phase, p = self._at(progress)
-        return None if phase.momentum is None else phase.momentum(p)
+        index, p = self._at(progress)
+        momentum = self.phases[index].momentum
+        return None if momentum is None else momentum(p)
 
-    def _at(self, progress: float) -> tuple[Phase, float]:
+    @property
+    def has_momentum(self) -> bool:
+        """Whether any phase sets the momentum too."""
+        return any(phase.momentum is not None for phase in self.phases)
+
+    @property
+    def plateau(self) -> Plateau | None:
+        """How the schedule reacts to reported metrics, or None for a pure function of progress."""
+        return next((phase.plateau for phase in self.phases if phase.plateau is not None), None)
+
+    def _at(self, progress: float) -> tuple[int, float]:
+        """Return the index of the phase at progress and the progress within it."""
         begin = 0.0
-        for phase in self.phases[:-1]:
-            length = phase.length or 0.0
+        for index, phase in enumerate(self.phases[:-1]):
+            length = self._fraction(phase)
             if progress < begin + length:
-                return phase, max(0.0, (progress - begin) / length)
+                return index, max(0.0, (progress - begin) / length)
             begin += length
         last = self.phases[-1]
-        length = 1 - begin if last.length is None else last.length
-        return last, min(max(0.0, (progress - begin) / length), 1.0)
+        length = 1 - begin if last.length is None else self._fraction(last)
+        return len(self.phases) - 1, min(max(0.0, (progress - begin) / length), 1.0)
+
+    def _level(self, index: int, p: float) -> float:
+        phase = self.phases[index]
+        if not phase.relative or index == 0:
+            return phase.factor(p)
+        return self._level(index - 1, 1.0) * phase.factor(p)
+
+    def _fraction(self, phase: Phase) -> float:
+        if isinstance(phase.length, str):
+            raise RecipeError(
+                f"{phase} has an absolute length; resolve the schedule for a run: resolve(total_steps=...)"
+            )
+        assert phase.length is not None
+        return phase.length
+
+    def resolve(
+        self, *, total_steps: int, steps_per_epoch: float | None = None, tokens_per_step: float | None = None
+    ) -> Schedule:
+        """Turn absolute lengths into fractions of a run of `total_steps` optimizer steps.
+
+        Raises `RecipeError` when a unit cannot be converted, or a phase is longer than the run.
+
+        >>> from trivet.schedules import cosine, warmup
+        >>> str((warmup("50 steps") >> cosine()).resolve(total_steps=1000))
+        'warmup(0.05) >> cosine()'
+        """
+        per_unit = {"steps": 1.0, "epochs": steps_per_epoch, "tokens": tokens_per_step and 1 / tokens_per_step}
+        phases = []
+        for phase in self.phases:
+            if isinstance(phase.length, str):
+                number, unit = read_length(phase.length)
+                steps = per_unit[unit]
+                if steps is None:
+                    words = {"epochs": "steps_per_epoch", "tokens": "tokens_per_step"}[unit]
+                    raise RecipeError(f"{phase} counts {unit}; resolving it needs {words}=")
+                fraction = number * steps / total_steps
+                if fraction > 1:
+                    raise RecipeError(
+                        f"{phase} is longer than the run ({number * steps:g} of {total_steps} steps); "
+                        "shorten it or train longer"
+                    )
+                phase = dataclasses.replace(phase, length=fraction)
+            phases.append(phase)
+        return Schedule(tuple(phases))
 
     def __str__(self) -> str:
         return " >> ".join(map(str, self.phases))
@@ -86,20 +165,53 @@ class Schedule:
         return [self(step / steps) for step in range(steps)]
 
     def sparkline(self, width: int = 40) -> str:
-        """Draw the factor over the run as one line of block characters.
+        """Draw the factor over the run as one line of block characters; absolute lengths as of a 1000-step run.
 
         >>> from trivet.schedules import linear
         >>> linear().sparkline(8)
         '█▇▆▅▄▃▂▁'
         """
-        values = [self((i + 0.5) / width) for i in range(width)]
+        shown = self._drawable()
+        values = [shown((i + 0.5) / width) for i in range(width)]
         low, high = min(values), max(values)
         if math.isclose(low, high):
             return BARS[-1] * width
         return "".join(BARS[round((v - low) / (high - low) * (len(BARS) - 1))] for v in values)
 
-    def plot(self, *, steps: int = 200, lr: float = 1.0) -> Figure:
-        """Draw the rate over the run."""
+    def plot(self, *, steps: int = 1000, lr: float = 1.0) -> Figure:
+        """Draw the rate over a run of `steps` steps."""
         from trivet.figures.curves import schedule
 
-        return schedule([step / steps for step in range(steps + 1)], [lr * self(s / steps) for s in range(steps + 1)])
+        shown = self.resolve(total_steps=steps, steps_per_epoch=steps / 10, tokens_per_step=1.0)
+        return schedule(list(range(steps)), [lr * factor for factor in shown.values(steps)])
+
+    def _repr_html_(self) -> str:
+        shown = self._drawable()
+        points = " ".join(f"{3 * i},{62 - 60 * shown(i / 100):.1f}" for i in range(101))
+        line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
+        return f'<code>{self}</code><br><svg width="300" height="64" viewBox="0 0 300 64">{line}</svg>'
+
+    def _drawable(self) -> Schedule:
+        try:
+            return self.resolve(total_steps=1000, steps_per_epoch=100, tokens_per_step=1000)
+        except RecipeError:
+            parts = [dataclasses.replace(p, length=0.1) if isinstance(p.length, str) else p for p in self.phases]
+            return Schedule(tuple(parts))
+
+
+def read_length(text: str) -> tuple[float, str]:
+    """Read an absolute length.
+
+    >>> read_length("500 steps"), read_length("1.5 epochs")
+    ((500.0, 'steps'), (1.5, 'epochs'))
+    """
+    number, _, unit = text.strip().partition(" ")
+    unit = unit.strip()
+    unit = unit if unit.endswith("s") else unit + "s"
+    try:
+        value = float(number)
+    except ValueError:
+        raise RecipeError(f'length {text!r} has no number; write for instance "500 steps"') from None
+    if unit not in UNITS:
+        raise RecipeError(f"length {text!r}: unknown unit{nearest(unit, UNITS) or '.'} Allowed: {', '.join(UNITS)}")
+    return value, unit

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from trivet.errors import RecipeError
-from trivet.schedules.schedule import Schedule
+from trivet.schedules.schedule import Plateau, Schedule
 
 
 class Scheduler(torch.optim.lr_scheduler.LRScheduler):
-    """Sets each group's rate to its own base rate times the schedule's factor; call `step()` once per optimizer step.
+    """Sets each group's rate to its own base rate times the schedule's factor.
 
-    The base rate of a group is its `lr` when the scheduler is made. The whole state is one integer, the number of
-    steps made: what is executed is what was previewed, after any resume, and in any number of processes as long as
-    `total_steps` counts optimizer steps of the run.
+    Call `step()` after every optimizer step, or after every batch: it moves on only when the optimizer has really
+    stepped since the last call, so that accumulated batches and steps that a `GradScaler` skipped do not count. The
+    base rate of a group is its `lr` when the scheduler is made, or `initial_lr` where that is set.
+
+    The whole state is one integer, the number of steps made (`reduce_on_plateau` alone adds its own): what is executed
+    is what was previewed, after any resume, and in any number of processes as long as `total_steps` counts the
+    optimizer's steps of the run.
+
+    Arguments: `total_steps`, `steps_per_epoch` and `tokens_per_step` turn absolute lengths into fractions.
 
     >>> from trivet.schedules import linear
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
@@ -28,44 +35,131 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
     ([0.8, 0.6, 0.4, 0.2], {'step': 4})
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule, *, total_steps: int) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        total_steps: int,
+        steps_per_epoch: float | None = None,
+        tokens_per_step: float | None = None,
+    ) -> None:
         if total_steps < 1:
             raise RecipeError(f"total_steps = {total_steps} must be 1 or more")
-        self.optimizer, self.schedule, self.total_steps = optimizer, schedule, total_steps
-        self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        for group, base in zip(optimizer.param_groups, self.base_lrs, strict=True):
-            group.setdefault("initial_lr", base)
+        self.schedule = schedule.resolve(
+            total_steps=total_steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step
+        )
+        self.optimizer, self.total_steps = optimizer, total_steps
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", float(group["lr"]))
+        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
         self.last_epoch = 0
+        self._has_momentum = self.schedule.has_momentum
+        self._plateau = None if self.schedule.plateau is None else _PlateauState(self.schedule.plateau)
+        self._stepped = False
+        optimizer.register_step_post_hook(self._note_step)
         self._set()
 
+    def _note_step(self, *_: object) -> None:
+        self._stepped = True
+
     def step(self, epoch: int | None = None) -> None:
-        """Go one optimizer step on."""
-        self.last_epoch += 1
-        self._set()
+        """Go one step on, if the optimizer has made one since the last call."""
+        if self._stepped:
+            self._stepped = False
+            self.last_epoch += 1
+            self._set()
+
+    def report(self, metric: float, *, higher_is_better: bool = False) -> None:
+        """Tell the schedule a validation metric; only `reduce_on_plateau` listens."""
+        if self._plateau is not None:
+            self._plateau.report(-metric if higher_is_better else metric)
+            self._set()
+
+    @property
+    def wants_metric(self) -> bool:
+        """Whether the rate depends on `report`."""
+        return self._plateau is not None
 
     def get_last_lr(self) -> list[float | torch.Tensor]:
         """Return the rate of each group as it is set now."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: the number of steps made."""
-        return {"step": self.last_epoch}
+        """Return the state: the number of steps made, and the plateau's memory where there is one."""
+        state: dict[str, Any] = {"step": self.last_epoch}
+        return state if self._plateau is None else state | {"plateau": self._plateau.state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state; rates are computed anew, not read from anywhere."""
         self.last_epoch = int(state_dict["step"])
+        if self._plateau is not None:
+            if "plateau" not in state_dict:
+                raise RecipeError("the state has no plateau: it was saved by another schedule")
+            self._plateau.load(state_dict["plateau"])
+        self._stepped = False
         self._set()
 
     def _set(self) -> None:
-        progress = min(self.last_epoch / self.total_steps, 1.0)
-        factor, momentum = self.schedule(progress), self.schedule.momentum(progress)
+        progress = self.last_epoch / self.total_steps
+        if self._plateau is not None and self._plateau.silent_for(progress):
+            raise RecipeError(
+                "reduce_on_plateau has seen no metric in half of the run; call scheduler.report(metric) after each "
+                "evaluation, or use a schedule that needs none"
+            )
+        factor = self.schedule(progress)
+        if self._plateau is not None:
+            factor *= self._plateau.factor
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(base * factor)  # compiled and captured steps hold on to the tensor
-            else:
+            if type(group["lr"]) is float:
                 group["lr"] = base * factor
-            if momentum is not None:
-                if "momentum" in group:
-                    group["momentum"] = momentum
-                elif "betas" in group:
-                    group["betas"] = (momentum, *group["betas"][1:])
+            else:
+                _set_rate(group, float(base * factor))
+        if self._has_momentum:
+            self._set_momentum(progress)
+
+    def _set_momentum(self, progress: float) -> None:
+        momentum = self.schedule.momentum(progress)
+        if momentum is None:
+            return
+        for group in self.optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            elif "momentum" in group:
+                group["momentum"] = momentum
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)  # compiled and captured steps hold on to the tensor
+    else:
+        group["lr"] = rate
+
+
+class _PlateauState:
+    """What `reduce_on_plateau` remembers: the best value, the reports since then, and the factor so far."""
+
+    def __init__(self, rule: Plateau) -> None:
+        self.rule = rule
+        self.best, self.waited, self.factor, self.reports = math.inf, 0, 1.0, 0
+
+    def report(self, value: float) -> None:
+        """Take a value, lower being better; NaN counts as no improvement."""
+        self.reports += 1
+        if value < self.best - self.rule.threshold * abs(self.best) or (math.isinf(self.best) and value < self.best):
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited > self.rule.patience:
+            self.factor, self.waited = max(self.factor * self.rule.factor, self.rule.floor), 0
+
+    def silent_for(self, progress: float) -> bool:
+        """Whether half of the run has gone by without a report."""
+        return self.reports == 0 and progress > 0.5
+
+    def state(self) -> dict[str, float]:
+        return {"best": self.best, "waited": self.waited, "factor": self.factor, "reports": self.reports}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        self.best, self.factor = float(state["best"]), float(state["factor"])
+        self.waited, self.reports = int(state["waited"]), int(state["reports"])

@@ -101,7 +101,7 @@ class _Training:
         random = RandomState()
         torch.manual_seed(seed)
         self.model = task.make_model(seed).to(device)
-        self.parts: Parts = recipe.build(self.model, steps=self.steps)
+        self.parts: Parts = recipe.build(self.model, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
         self.outer_random = random
 
         self.step = 0
@@ -206,6 +206,7 @@ class _Training:
         began = time.perf_counter()
         metric, loss = evaluate(self.task, self.model, self.task.val, loss=self.parts.loss, device=self.device)
         self.busy += time.perf_counter() - began
+        self.parts.scheduler.report(metric, higher_is_better=self.task.metric.higher_is_better)
         signed = metric if self.task.metric.higher_is_better else -metric
         # Of equal metrics the lower loss is better: on small splits ties are common.
         better = (signed, -loss) > self.best and math.isfinite(metric)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from trivet.facts import Profile
 from trivet.recipes import Advice, Edit, Recipe
+from trivet.schedules.scaling import scaled_lr, warmup_fraction
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,16 @@ def rate(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """Take the prior's rate, scaled from its batch size to ours."""
     name = str(recipe.optimizer["name"])
     prior = rate_prior(name, pretrained=profile.model.pretrained)
-    ratio = recipe.batch_size / prior.base_batch
-    # Averaging k times more samples: SGD's step grows by k, an adaptive method's by the square root of k.
-    linear = name == "SGD"
-    scaled = prior.pick * (ratio if linear else math.sqrt(ratio))
-    lr = float(f"{min(max(scaled, prior.low), prior.high):.2g}")
-    rule = "linear" if linear else "square-root"
+    scaled = scaled_lr(prior.pick, batch_size=recipe.batch_size, base_batch_size=prior.base_batch, optimizer=name)
+    lr = float(f"{min(max(scaled.lr, prior.low), prior.high):.2g}")
     return (
         Advice(
             Edit("optimizer.lr", lr),
             f"Tuned rates of {name} lie mostly between {prior.low:g} and {prior.high:g}; this is a good start for "
-            f"batches of {recipe.batch_size} ({rule} scaling from {prior.base_batch}). The range test confirms it or "
-            "moves it.",
+            f"batches of {recipe.batch_size} ({scaled.rule} scaling from {prior.base_batch}). The range test confirms "
+            "it or moves it.",
             {"low": prior.low, "high": prior.high, "batch": recipe.batch_size},
-            prior.source + ("; Goyal et al. 2017" if linear else "; Malladi et al. 2022"),
+            f"{prior.source}; {scaled.source}",
             0.5,
         ),
     )
@@ -73,18 +69,20 @@ def rate(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
 
 def schedule(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """Warm up while the statistics are young, then decay to nothing."""
-    layers = profile.model.layers
-    fraction = 0.1 if profile.model.pretrained or layers.get("attention") else 0.05
+    model = profile.model
+    attention = bool(model.layers.get("attention"))
+    warmup = warmup_fraction(str(recipe.optimizer["name"]), pretrained=model.pretrained, attention=attention)
+    text = f"warmup({warmup.fraction:g}) >> cosine()" if warmup.fraction else "cosine()"
     return (
         Advice(
-            Edit("schedule", f"warmup({fraction:g}) >> cosine()"),
+            Edit("schedule", text),
             "A rate that ends at zero averages out the noise of the last batches, which is where most of the metric is "
-            f"won; {fraction:.0%} of warmup lets momentum and second moments settle before full steps.",
+            f"won. Before that, {warmup.fraction:.0%} of warmup: {warmup.reason[0].lower()}{warmup.reason[1:]}",
             {
-                "attention layers": layers.get("attention", 0),
+                "attention layers": model.layers.get("attention", 0),
                 "pretrained": "yes" if profile.model.pretrained else "no",
             },
-            "Loshchilov & Hutter 2017; warmup as in Goyal et al. 2017 and AlgoPerf winners (2 to 10 %)",
+            f"Loshchilov & Hutter 2017; {warmup.source}",
             0.75,
             {"a constant rate": "it leaves the last batches' noise in the weights"},
         ),
