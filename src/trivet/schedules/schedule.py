@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from trivet.errors import RecipeError, nearest
@@ -82,14 +83,17 @@ class Schedule:
 
     def __call__(self, progress: float) -> float:
         """Return the factor at progress; past the end the last value stays."""
-        index, p = self._at(progress)
-        return self._level(index, p)
+        for begin, end, length, level, phase in self._table:
+            if progress < end:
+                p = (progress - begin) / length
+                return level * phase.factor(0.0 if p < 0.0 else 1.0 if p > 1.0 else p)
+        raise RecipeError(f"progress = {progress!r} is not a number in [0, 1]")
 
     def momentum(self, progress: float) -> float | None:
         """Return the momentum at progress, or None where the schedule leaves it alone."""
-        index, p = self._at(progress)
-        momentum = self.phases[index].momentum
-        return None if momentum is None else momentum(p)
+        begin, _, length, _, phase = next(row for row in self._table if progress < row[1])
+        p = min(max(0.0, (progress - begin) / length), 1.0)
+        return None if phase.momentum is None else phase.momentum(p)
 
     @property
     def has_momentum(self) -> bool:
@@ -101,23 +105,18 @@ class Schedule:
         """How the schedule reacts to reported metrics, or None for a pure function of progress."""
         return next((phase.plateau for phase in self.phases if phase.plateau is not None), None)
 
-    def _at(self, progress: float) -> tuple[int, float]:
-        """Return the index of the phase at progress and the progress within it."""
-        begin = 0.0
-        for index, phase in enumerate(self.phases[:-1]):
-            length = self._fraction(phase)
-            if progress < begin + length:
-                return index, max(0.0, (progress - begin) / length)
-            begin += length
-        last = self.phases[-1]
-        length = 1 - begin if last.length is None else self._fraction(last)
-        return len(self.phases) - 1, min(max(0.0, (progress - begin) / length), 1.0)
-
-    def _level(self, index: int, p: float) -> float:
-        phase = self.phases[index]
-        if not phase.relative or index == 0:
-            return phase.factor(p)
-        return self._level(index - 1, 1.0) * phase.factor(p)
+    @cached_property
+    def _table(self) -> tuple[tuple[float, float, float, float, Phase], ...]:
+        """Begin, end, length and level of every phase; the last one has no end."""
+        rows: list[tuple[float, float, float, float, Phase]] = []
+        begin, level = 0.0, 1.0
+        for index, phase in enumerate(self.phases):
+            length = max(1 - begin, 1e-12) if phase.length is None else self._fraction(phase)
+            level = level if phase.relative else 1.0
+            end = math.inf if index == len(self.phases) - 1 else begin + length
+            rows.append((begin, end, length, level, phase))
+            begin, level = begin + length, level * phase.factor(1.0)
+        return tuple(rows)
 
     def _fraction(self, phase: Phase) -> float:
         if isinstance(phase.length, str):

@@ -102,14 +102,9 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def _set(self) -> None:
         progress = self.last_epoch / self.total_steps
-        if self._plateau is not None and self._plateau.silent_for(progress):
-            raise RecipeError(
-                "reduce_on_plateau has seen no metric in half of the run; call scheduler.report(metric) after each "
-                "evaluation, or use a schedule that needs none"
-            )
         factor = self.schedule(progress)
         if self._plateau is not None:
-            factor *= self._plateau.factor
+            factor *= self._plateau.factor_at(progress)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             if type(group["lr"]) is float:
                 group["lr"] = base * factor
@@ -153,9 +148,14 @@ class _PlateauState:
         if self.waited > self.rule.patience:
             self.factor, self.waited = max(self.factor * self.rule.factor, self.rule.floor), 0
 
-    def silent_for(self, progress: float) -> bool:
-        """Whether half of the run has gone by without a report."""
-        return self.reports == 0 and progress > 0.5
+    def factor_at(self, progress: float) -> float:
+        """Return the factor so far; raises `RecipeError` when half of the run has gone by without a report."""
+        if self.reports == 0 and progress > 0.5:
+            raise RecipeError(
+                "reduce_on_plateau has seen no metric in half of the run; call scheduler.report(metric) after each "
+                "evaluation, or use a schedule that needs none"
+            )
+        return self.factor
 
     def state(self) -> dict[str, float]:
         return {"best": self.best, "waited": self.waited, "factor": self.factor, "reports": self.reports}
