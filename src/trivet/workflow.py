@@ -163,28 +163,31 @@ def _find_rate(run: Run, task: Task, recipe: Recipe, facts: Profile, seed: int, 
     found = run.read("lr_range.json", LRRange)
     if found is not None:
         return recipe
-    found = find_lr(task, recipe, seed=seed, profile=facts)
+    found = find_lr(task, recipe, seed=seed, profile=facts, say=display.say)
     before = recipe.optimizer["lr"]
     display.say(f"rate: {found}")
     if not found.abstained:
         recipe = recipe.advise(
             Advice(
                 Edit("optimizer.lr", found.pick),
-                f"A range test over {len(found.rates)} rates puts the usable ones between {found.low:.2g} and "
-                f"{found.high:.2g}" + (f"; the loss breaks away at {found.edge:.2g}" if found.edge else "") + ".",
-                {
-                    "before": float(str(before)),
-                    "low": found.low,
-                    "high": found.high,
-                    "sweeps": len(found.losses),
-                },
-                "range test, Smith 2017, read off several sweeps",
+                _why_this_rate(found),
+                {"before": float(str(before)), "sweeps": len(found.losses), "short runs": len(found.tried)},
+                "range test, Smith 2017, validated by decayed runs",
                 found.confidence,
             )
         )
     run.write_recipe(recipe)
     run.write("lr_range.json", found)
     return recipe
+
+
+def _why_this_rate(found: LRRange) -> str:
+    said = f"A range test puts the usable rates between {found.low:.2g} and {found.high:.2g}"
+    if found.edge is not None:
+        said += f"; the loss breaks away at {found.edge:.2g}"
+    if found.tried:
+        said += f"; {len(found.tried)} short decayed runs, judged on held-out data, decide within it"
+    return said + "."
 
 
 def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, seed: int) -> Recipe:

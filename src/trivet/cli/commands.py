@@ -122,6 +122,7 @@ def lr_find(
     kind: Kind = None,
     metric: MetricName = None,
     seeds: Annotated[int, Parameter(help="Sweeps to combine.")] = 3,
+    budget: Annotated[str | None, Parameter(help="Time for the search: 30s, 2m.")] = None,
     svg: Annotated[str | None, Parameter(help="Write the plot to this SVG file.")] = None,
     seed: Seed = 0,
     json: Json = False,
@@ -132,11 +133,13 @@ def lr_find(
     from trivet.recipes import Recipe
     from trivet.tasks import read_task
     from trivet.tuning import find_lr
+    from trivet.workflow import parse_budget
 
     task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed)
     facts = profile(task, seed=seed)
     chosen = recommend(task, facts) if recipe is None else Recipe.load(recipe)
-    found = find_lr(task, chosen, seeds=seeds, seed=seed, profile=facts)
+    seconds = parse_budget(budget)
+    found = find_lr(task, chosen, seeds=seeds, seed=seed, profile=facts, budget=seconds, say=say)
     if svg is not None:
         from trivet.figures.style import write_svg
 
@@ -146,6 +149,7 @@ def lr_find(
     else:
         print(found)
         print(found.reason)
+        print(found.advice)
 
 
 def report(run: Annotated[str, Parameter(help="A run's directory or name.")], /, *, json: Json = False) -> None:

@@ -84,8 +84,9 @@ def lr_range(
     high: float,
     pick: float,
     edge: float | None = None,
+    tried: Sequence[tuple[float, float]] = (),
 ) -> Figure:
-    """Draw a range test: every sweep thin, their median thick, the usable interval, the edge and the pick."""
+    """Draw a range test: sweeps thin, their median thick, the usable interval, the edge, short runs and the pick."""
     with style():
         figure, (axes,) = new_figure(6.4, 2.9)
         for curve in losses:
@@ -97,6 +98,9 @@ def lr_range(
         axes.axvline(pick, color=GREEN, label=f"pick {pick:.1e}")
         if edge is not None:
             axes.axvline(edge, color=RED, linestyle=":", label=f"breaks at {edge:.1e}")
+        finite = [(rate, loss) for rate, loss in tried if math.isfinite(loss)]
+        if finite:
+            axes.plot(*zip(*finite, strict=True), "o", color=ORANGE, label="short decayed runs, held-out loss")
         if middle:
             span = max(middle[0] - min(middle), 1e-12)
             axes.set_ylim(min(middle) - 0.1 * span, middle[0] + 0.8 * span)

@@ -1,19 +1,22 @@
-"""The range test: raise the rate geometrically, watch the loss, say where it falls and where it breaks.
+"""Find the learning rate: a range test says where it can be, short decayed runs say where it should be.
 
-One sweep is noisy, so several are run from different seeds and orders of batches. Each gives a tenth of the rate at
-its lowest loss, the classic rule with the smallest median error, and never more than a quarter of the rate at which
-the loss breaks away. The median over the sweeps is drawn towards the rate that was there before (the prior's), half
-of the way on the log scale: a sweep is a biased proxy of a decayed run, and both are about half a decade wide. When
-the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
+1. *Range test.* Raise the rate geometrically, once per seed, and watch the loss. Where it breaks away is an upper
+   bound; a tenth of the rate at its lowest point is the classic pick. That pick is biased: a rate that is good for one
+   step of a fresh model need not be good for a run.
+2. *Validation.* A few rates around it, each with a short run of its own that is warmed up and decays to nothing,
+   judged on held-out data. This is the vote that counts most.
+3. *The prior.* The rate that was there before, which for a recommended recipe is what tuned runs of that optimizer
+   mostly use. On the log scale all three are a decade wide at most, and their weighted mean is better than any of them.
+
+When the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +26,8 @@ from torch import Tensor, nn
 from trivet.advice.recommend.rate import rate_prior
 from trivet.errors import InputError
 from trivet.facts import Profile
-from trivet.training import RandomState, align, call
+from trivet.training import RandomState
+from trivet.tuning.setup import PartsSetup, Setup, TaskSetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,13 +35,19 @@ if TYPE_CHECKING:
     from trivet.recipes import Recipe
     from trivet.tasks import Task
 
-STEPS = 80
-# Weight of the sweeps against the rate that was there before, on the log scale.
-TRUST = 0.5
+# The share of a normal run that a find may cost, and how it is divided.
+SHARE, SWEEP_SHARE = 0.5, 0.3
+MIN_SWEEP, MAX_SWEEP, MIN_SHORT = 30, 80, 20
 # The loss counts as broken when it is this much above its lowest value, in units of the drop from its start.
 BREAK = 0.5
 # Without at least this relative drop nothing was learnt at any rate, and no rate can be told from another.
 LEAST_DROP = 0.02
+# Rates that are tried by short runs, as factors of the pick so far.
+TRIED = (0.1, 0.316, 1.0, 3.16, 10.0)
+# A short run likes higher rates than a long one: what is added to its vote, in decades.
+SHORT_RUN_BIAS = -0.15
+# Weights of the votes on the log scale.
+VOTES = {"sweep": 0.2, "short runs": 0.5, "before": 0.3}
 
 
 class LRRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +55,9 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
 
     `low` to `high` is where the loss falls without breaking, `pick` the rate to use; `confidence` in [0, 1] is high
     when the sweeps agree. When `abstained` is true the pick is only the rate that was there before. `rates` and
-    `losses` (one row per sweep, smoothed) are the curves; `edge` is the rate at which the loss broke, if it did.
+    `losses` (one row per sweep, smoothed) are the curves; `edge` is the rate at which the loss broke, if it did;
+    `tried` are the rates of the short runs with their held-out losses. `cost` is the share of a normal run's steps that
+    the search took, and `advice` says in one line what to do next.
     """
 
     low: float
@@ -57,6 +69,8 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
     edge: float | None = None
     rates: tuple[float, ...] = ()
     losses: tuple[tuple[float, ...], ...] = ()
+    tried: tuple[tuple[float, float], ...] = ()
+    cost: float | None = None
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -66,11 +80,22 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
         edge = f", breaks at {self.edge:.2g}" if self.edge is not None else ""
         return f"usable {self.low:.2g} to {self.high:.2g}{edge}; pick {self.pick:.2g} (confidence: {word})"
 
+    @property
+    def advice(self) -> str:
+        """One line on what to do next."""
+        if self.abstained:
+            return "train with the rate you have, watch the first steps, and search if it matters"
+        if self.confidence >= 0.7:
+            return f"use {self.pick:.2g} with warmup and decay; halving or doubling it should change little"
+        return f"use {self.pick:.2g}, and compare {self.pick / 3:.1g} and {3 * self.pick:.1g} before a long run"
+
     def plot(self) -> Figure:
-        """Draw the curves, the usable interval, the edge and the pick."""
+        """Draw the curves, the usable interval, the edge, the short runs and the pick."""
         from trivet.figures.curves import lr_range
 
-        return lr_range(self.rates, self.losses, low=self.low, high=self.high, pick=self.pick, edge=self.edge)
+        return lr_range(
+            self.rates, self.losses, low=self.low, high=self.high, pick=self.pick, edge=self.edge, tried=self.tried
+        )
 
 
 def find_lr(
@@ -81,149 +106,160 @@ def find_lr(
     data: Iterable[tuple[Tensor, Tensor]] | None = None,
     loss: nn.Module | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    val: Iterable[tuple[Tensor, Tensor]] | None = None,
     seeds: int = 3,
-    steps: int = STEPS,
     seed: int = 0,
     low: float | None = None,
     high: float | None = None,
+    budget: float | None = None,
     profile: Profile | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> LRRange:
     """Find the learning rate for a task and recipe, or for a model, loader, loss and optimizer of your own.
 
     Nothing that is handed in is changed: model (batch-norm statistics included), optimizer and the random state of
     Python, NumPy and torch are exactly as before, also after an error.
 
-    Raises `InputError` for rates that are not positive, a model without trainable parameters, and missing arguments.
+    Arguments
+    ---------
+    val : held-out batches for a script without a task; without them the short runs are left out, and confidence is low.
+    seeds : sweeps of the range test. low, high : its ends; by default those of the optimizer's prior, widened.
+    budget : seconds that the search may take; without it, half of a normal run's steps.
+    say : called with the cost before anything runs.
+
+    Raises `InputError` for rates that are not positive, a model without trainable parameters, a loss that is not finite
+    at the first step, and missing arguments.
 
     >>> import torch
-    >>> x = torch.randn(64, 3); y = x @ torch.tensor([1.0, -2.0, 0.5])
+    >>> x = torch.randn(64, 3); y = (x @ torch.tensor([1.0, -2.0, 0.5])).unsqueeze(1)
     >>> net = torch.nn.Linear(3, 1)
     >>> found = find_lr(model=net, data=[(x, y)], loss=torch.nn.MSELoss(),
     ...                 optimizer=torch.optim.SGD(net.parameters(), lr=1e-3), seeds=2)
     >>> found.low < found.pick <= found.high
     True
     """
-    sweeper = _from_task(task, recipe, seed) if task is not None and recipe is not None else None
-    if sweeper is None:
-        if model is None or data is None or loss is None or optimizer is None:
-            raise InputError("find_lr needs a task and a recipe, or all of model=, data=, loss= and optimizer=")
-        sweeper = _from_parts(model, data, loss, optimizer)
+    setup = _setup(task, recipe, model, data, loss, optimizer, val)
     pretrained = profile.model.pretrained if profile is not None else False
-    prior = rate_prior(sweeper.optimizer_name, pretrained=pretrained)
-    low, high = low or prior.low / 10, high or prior.high * 3
+    prior = rate_prior(setup.optimizer_name, pretrained=pretrained)
+    low = prior.low / 10 if low is None else low
+    high = prior.high * 3 if high is None else high
     if not 0 < low < high < math.inf:
         raise InputError(f"low = {low} and high = {high} must satisfy 0 < low < high")
-
+    if seeds < 1:
+        raise InputError(f"seeds = {seeds} must be 1 or more")
+    if budget is not None and not budget > 0:
+        raise InputError(f"budget = {budget} must be above 0 seconds")
+    plan = _Plan(setup, seeds)
+    if say is not None:
+        say(str(plan))
     began = time.perf_counter()
-    rates = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
     random = RandomState()
     try:
-        curves = [sweeper.sweep(rates, seed + number) for number in range(seeds)]
+        found = _search(setup, plan, low, high, seed, None if budget is None else began + budget)
     finally:
         random.restore()
-    return judge(rates, curves, sweeper.current_lr, seconds=time.perf_counter() - began)
+    return msgspec.structs.replace(found, cost=plan.share, seconds=time.perf_counter() - began)
 
 
-class _Sweeper:
-    """Makes a fresh copy of the training state for each sweep and runs the sweep on it."""
-
-    optimizer_name: str
-    current_lr: float
-
-    def start(self, seed: int) -> tuple[nn.Module, torch.optim.Optimizer, nn.Module, Iterator[tuple[Tensor, Tensor]]]:
-        raise NotImplementedError
-
-    def sweep(self, rates: Sequence[float], seed: int) -> list[float]:
-        torch.manual_seed(seed)
-        model, optimizer, loss, batches = self.start(seed)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise InputError("the model has no trainable parameters; unfreeze some, or give another model")
-        base = [float(group["lr"]) / self.current_lr for group in optimizer.param_groups]
-        model.train()
-        losses: list[float] = []
-        for rate in rates:
-            inputs, targets = next(batches)
-            for group, factor in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = rate * factor
-            optimizer.zero_grad(set_to_none=True)
-            value = loss(align(call(model, inputs), targets), targets)
-            losses.append(float(value.detach()))
-            if not math.isfinite(losses[-1]):
-                if len(losses) == 1:
-                    raise InputError(
-                        "the loss is not finite at the very first step: look at the inputs, targets and initial weights"
-                    )
-                break
-            value.backward()
-            optimizer.step()
-        return losses
+def _setup(
+    task: Task | None,
+    recipe: Recipe | None,
+    model: nn.Module | None,
+    data: Iterable[tuple[Tensor, Tensor]] | None,
+    loss: nn.Module | None,
+    optimizer: torch.optim.Optimizer | None,
+    val: Iterable[tuple[Tensor, Tensor]] | None,
+) -> Setup:
+    if task is not None and recipe is not None:
+        return TaskSetup(task, recipe)
+    if model is None or data is None or loss is None or optimizer is None:
+        raise InputError("find_lr needs a task and a recipe, or all of model=, data=, loss= and optimizer=")
+    return PartsSetup(model, data, loss, optimizer, val)
 
 
-class _TaskSweeper(_Sweeper):
-    def __init__(self, task: Task, recipe: Recipe) -> None:
-        self.task, self.recipe = task, recipe
-        self.optimizer_name = str(recipe.optimizer["name"])
-        self.current_lr = float(recipe.optimizer.get("lr", 1e-3))  # type: ignore[arg-type]
+class _Plan:
+    """How many steps go where; fixed before the first one is made."""
 
-    def start(self, seed: int) -> tuple[nn.Module, torch.optim.Optimizer, nn.Module, Iterator[tuple[Tensor, Tensor]]]:
-        model = self.task.make_model(seed)
-        parts = self.recipe.build(model, steps=1)
-        # The scheduler has set the group's rate for step 0 (zero, under warmup); a sweep sets its own.
-        for group in parts.optimizer.param_groups:
-            group["lr"] = group.get("initial_lr", group["lr"])
-        return model, parts.optimizer, parts.loss, self._batches(seed)
+    def __init__(self, setup: Setup, seeds: int) -> None:
+        self.seeds = seeds
+        if setup.run_steps is None:
+            self.sweep, self.short, self.share = MAX_SWEEP, MAX_SWEEP, None
+            return
+        allowed = SHARE * setup.run_steps
+        self.sweep = round(min(max(SWEEP_SHARE * allowed / seeds, MIN_SWEEP), MAX_SWEEP))
+        self.short = int((allowed - seeds * self.sweep) / len(TRIED))
+        # Too short a run says nothing about a rate; the sweeps alone are then cheaper and no worse.
+        self.short = self.short if self.short >= MIN_SHORT else 0
+        self.share = (seeds * self.sweep + len(TRIED) * self.short) / setup.run_steps
 
-    def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(seed)
-        rows = len(self.task.train)
-        batch = min(self.recipe.batch_size, rows)
-        while True:
-            order = torch.randperm(rows, generator=generator)
-            for begin in range(0, rows - batch + 1, batch):
-                yield self.task.train.batch(order[begin : begin + batch])  # type: ignore[misc]
+    def __str__(self) -> str:
+        text = f"finding the rate: {self.seeds} sweeps of {self.sweep} steps"
+        text += f" and {len(TRIED)} short runs of {self.short}" if self.short else ""
+        return text + (f", {self.share:.0%} of a normal run" if self.share is not None else "")
 
 
-class _PartsSweeper(_Sweeper):
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Iterable[tuple[Tensor, Tensor]],
-        loss: nn.Module,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.given = (model, optimizer, loss)
-        self.data = data
-        self.optimizer_name = type(optimizer).__name__
-        self.current_lr = max(float(group["lr"]) for group in optimizer.param_groups) or 1e-3
+def _search(setup: Setup, plan: _Plan, low: float, high: float, seed: int, deadline: float | None) -> LRRange:
+    def late() -> bool:
+        return deadline is not None and time.perf_counter() > deadline
 
-    def start(self, seed: int) -> tuple[nn.Module, torch.optim.Optimizer, nn.Module, Iterator[tuple[Tensor, Tensor]]]:
-        # One deepcopy of all three together keeps the optimizer's references pointing into the copied model.
-        model, optimizer, loss = copy.deepcopy(self.given)
-        return model, optimizer, loss, self._batches()
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            empty = True
-            for batch in self.data:
-                empty = False
-                yield batch
-            if empty:
-                raise InputError("the data yields no batches; give a loader with at least one")
+    rates = [low * (high / low) ** (i / (plan.sweep - 1)) for i in range(plan.sweep)]
+    curves: list[list[float]] = []
+    for number in range(plan.seeds):
+        if number and late():
+            break
+        curves.append(setup.sweep(rates, seed + number))
+    found = judge(rates, curves, setup.current_lr)
+    if found.abstained or not plan.short:
+        return found
+    tried: list[tuple[float, float]] = []
+    # From the middle outwards: what a budget cuts off is what matters least.
+    for factor in sorted(TRIED, key=lambda f: abs(math.log(f))):
+        rate = found.pick * factor
+        if late() or (found.edge is not None and rate > found.edge):
+            continue
+        held_out = setup.short_run(rate, plan.short, seed)
+        if math.isinf(held_out) and isinstance(setup, PartsSetup) and setup.val is None:
+            return msgspec.structs.replace(found, confidence=round(found.confidence / 2, 2))
+        tried.append((rate, held_out))
+    return vote(found, sorted(tried), setup.current_lr)
 
 
-def _from_task(task: Task, recipe: Recipe, seed: int) -> _Sweeper:
-    return _TaskSweeper(task, recipe)
+def vote(found: LRRange, tried: Sequence[tuple[float, float]], before: float) -> LRRange:
+    """Weigh sweep, short runs and the rate that was there before; all on the log scale."""
+    finite = [(math.log10(rate), loss) for rate, loss in tried if math.isfinite(loss)]
+    if len(finite) < 3:
+        return msgspec.structs.replace(found, tried=tuple(tried))
+    best = _lowest(finite) + SHORT_RUN_BIAS
+    votes = {"sweep": math.log10(found.pick), "short runs": best, "before": math.log10(before)}
+    pick = sum(VOTES[name] * votes[name] for name in VOTES)
+    ceiling = math.log10(found.edge / 2) if found.edge is not None else math.inf
+    rate = float(f"{10 ** min(pick, ceiling):.2g}")
+    spread = statistics.pstdev(votes.values())
+    return msgspec.structs.replace(
+        found,
+        pick=rate,
+        low=min(found.low, rate),
+        high=max(found.high, rate),
+        confidence=round(max(0.0, 1 - spread) * found.confidence, 2),
+        reason=f"{found.reason}; short runs were best near {10**best:.1g}",
+        tried=tuple(tried),
+    )
 
 
-def _from_parts(
-    model: nn.Module, data: Iterable[tuple[Tensor, Tensor]], loss: nn.Module, optimizer: torch.optim.Optimizer
-) -> _Sweeper:
-    return _PartsSweeper(model, data, loss, optimizer)
+def _lowest(points: Sequence[tuple[float, float]]) -> float:
+    """Return where the loss is lowest, with a parabola through the best point and its neighbours."""
+    at = min(range(len(points)), key=lambda i: points[i][1])
+    if not 0 < at < len(points) - 1:
+        return points[at][0]
+    (x0, y0), (x1, y1), (x2, y2) = points[at - 1 : at + 2]
+    bend = (y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)
+    if bend <= 0:
+        return x1
+    slope = (y1 - y0) / (x1 - x0) + bend * (x1 - x0) / (x2 - x0)
+    return min(max(x1 - slope * (x2 - x0) / (2 * bend), x0), x2)
 
 
-def judge(
-    rates: Sequence[float], curves: Sequence[Sequence[float]], current: float, *, seconds: float = 0.0
-) -> LRRange:
+def judge(rates: Sequence[float], curves: Sequence[Sequence[float]], current: float) -> LRRange:
     """Read an interval and a pick off the curves of several sweeps (raw losses; a short one broke off)."""
     smooth = [_smooth(curve) for curve in curves]
     length = min(len(curve) for curve in smooth)
@@ -237,7 +273,6 @@ def judge(
         reason="",
         rates=tuple(rates),
         losses=tuple(tuple(curve) for curve in smooth),
-        seconds=seconds,
     )
 
     def abstain(reason: str) -> LRRange:
@@ -248,8 +283,7 @@ def judge(
     if len(picks) * 2 <= len(curves):
         return abstain("the loss did not fall at any rate")
     lows, mids, highs = (statistics.median(column) for column in zip(*((a, b, c) for a, b, c, _ in picks), strict=True))
-    blended = math.exp(TRUST * math.log(mids) + (1 - TRUST) * math.log(current))
-    picked = min(max(blended, lows), highs)
+    picked = min(max(mids, lows), highs)
     edges = [edge for *_, edge in picks if edge is not None]
     spread = max(b for _, b, _, _ in picks) / min(b for _, b, _, _ in picks)
     if spread > 30:
