@@ -73,11 +73,13 @@ def fit(
         return run
     facts = _stage(run, "profile.json", Profile, lambda: profile(task, seed=card.seed))
     chosen = _recipe(run, task, facts, wanted, display)
+
+    def left() -> float | None:
+        return None if card.budget is None else max(1.0, card.budget - (time.perf_counter() - began))
+
+    chosen = _fit_into(run, task, chosen, left(), card)
     if not card.own_recipe:
-        chosen = _find_rate(run, task, chosen, facts, card.seed, display)
-    left = None if card.budget is None else max(1.0, card.budget - (time.perf_counter() - began))
-    chosen = _fit_into(run, task, chosen, left, card.seed)
-    run.write_recipe(chosen)
+        chosen = _find_rate(run, task, chosen, facts, left(), card.seed, display)
     display.say(f"training into {run.path}")
     with Journal(run.path / "record.jsonl") as journal:
         outcome = train(
@@ -87,7 +89,7 @@ def fit(
             callbacks=(Recorder(journal), display),
             checkpoints=run.path,
             checkpoint_every=checkpoint_every,
-            seconds=left,
+            seconds=left(),
             device=device,
         )
     _save_weights(run, outcome)
@@ -159,11 +161,15 @@ def _recipe(run: Run, task: Task, facts: Profile, given: Recipe | None, display:
     return chosen
 
 
-def _find_rate(run: Run, task: Task, recipe: Recipe, facts: Profile, seed: int, display: Progress) -> Recipe:
+def _find_rate(
+    run: Run, task: Task, recipe: Recipe, facts: Profile, seconds: float | None, seed: int, display: Progress
+) -> Recipe:
     found = run.read("lr_range.json", LRRange)
     if found is not None:
         return recipe
-    found = find_lr(task, recipe, seed=seed, profile=facts, say=display.say)
+    # A third of what is left: the search costs at most half of the run that follows it.
+    budget = None if seconds is None else seconds / 3
+    found = find_lr(task, recipe, seed=seed, profile=facts, budget=budget, say=display.say)
     before = recipe.optimizer["lr"]
     display.say(f"rate: {found}")
     if not found.abstained:
@@ -190,28 +196,31 @@ def _why_this_rate(found: LRRange) -> str:
     return said + "."
 
 
-def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, seed: int) -> Recipe:
+def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card: TaskCard) -> Recipe:
     """Cut the length so that the decay ends within the budget; a resumed run keeps the length that it has."""
     if seconds is None or (run.path / "checkpoint.pt").exists():
         return recipe
     probe = recipe.apply(Edit("epochs", min(recipe.epochs, 40 * recipe.batch_size / len(task.train))))
     began = time.perf_counter()
-    outcome = train(task, probe, seed=seed)
+    outcome = train(task, probe, seed=card.seed)
     per_step = (time.perf_counter() - began) / max(1, outcome.step)
-    # A fifth is kept for evaluation, the final judgement and the report.
-    affordable = 0.8 * (seconds - (time.perf_counter() - began)) / per_step
+    # A quarter is kept for the judgement and the report; finding the rate costs up to half of the run again.
+    affordable = 0.75 * (seconds - (time.perf_counter() - began)) / per_step / (1.0 if card.own_recipe else 1.5)
     steps = recipe.epochs * len(task.train) / recipe.batch_size
     if affordable >= steps:
         return recipe
     epochs = float(f"{max(affordable * recipe.batch_size / len(task.train), 0.1):.3g}")
-    return recipe.advise(
+    cut = recipe.advise(
         Advice(
             Edit("epochs", epochs),
             f"The budget allows about {affordable:,.0f} steps, and a schedule that ends inside it beats one cut off.",
             {"seconds per step": per_step, "seconds left": seconds},
+            "measured on the first steps of this run",
             confidence=0.9,
         )
     )
+    run.write_recipe(cut)
+    return cut
 
 
 def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:

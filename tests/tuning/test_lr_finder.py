@@ -12,7 +12,7 @@ from torch import nn
 
 from trivet.errors import InputError
 from trivet.tuning import find_lr
-from trivet.tuning.lr_finder import judge
+from trivet.tuning.lr_finder import LRRange, judge, vote
 
 RATES = [1e-5 * 10 ** (i / 12) for i in range(60)]
 
@@ -138,3 +138,98 @@ def test_a_frozen_model_and_a_bad_first_loss_are_said_at_once() -> None:
 def test_missing_arguments_are_named() -> None:
     with pytest.raises(InputError, match="a task and a recipe, or all of model="):
         find_lr(model=nn.Linear(1, 1))
+
+
+def ranged(**changes: object) -> LRRange:
+    base = {"low": 1e-4, "high": 1.0, "pick": 1e-2, "confidence": 1.0, "abstained": False, "reason": "sweeps agree"}
+    return LRRange(**(base | changes))  # type: ignore[arg-type]
+
+
+def parabola(best: float) -> list[tuple[float, float]]:
+    rates = [1e-2 * factor for factor in (0.1, 0.316, 1.0, 3.16, 10.0)]
+    return [(rate, 1 + (math.log10(rate) - math.log10(best)) ** 2) for rate in rates]
+
+
+def test_short_runs_move_the_pick_towards_where_they_were_best() -> None:
+    low, high = vote(ranged(), parabola(3e-3), 1e-2), vote(ranged(), parabola(3e-2), 1e-2)
+    assert low.pick < high.pick
+    assert low.tried == tuple(parabola(3e-3))
+    # Moving the short runs' optimum by a decade moves the pick by that vote's weight.
+    assert math.log10(high.pick / low.pick) == pytest.approx(0.5, abs=0.06)
+
+
+def test_votes_that_agree_raise_confidence_and_broken_runs_do_not_vote() -> None:
+    agreed, torn = vote(ranged(), parabola(1.4e-2), 1e-2), vote(ranged(), parabola(1e-1), 1e-3)
+    assert agreed.confidence > torn.confidence
+    broken = [(rate, math.inf) for rate, _ in parabola(1.0)]
+    assert vote(ranged(), broken, 1e-2).pick == 1e-2
+
+
+def test_the_pick_stays_below_the_edge() -> None:
+    assert vote(ranged(edge=1.2e-2), parabola(1e-1), 1e-1).pick <= 0.6e-2
+
+
+@pytest.mark.app
+def test_a_find_on_a_task_costs_at_most_half_a_run_and_says_so_first() -> None:
+    import trivet
+
+    task = trivet.read_task("sklearn:diabetes")
+    recipe = trivet.recommend(task)
+    said: list[str] = []
+    before = torch.get_rng_state()
+    found = find_lr(task, recipe, say=said.append)
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(said) == 1
+    assert "% of a normal run" in said[0]
+    assert found.cost is not None
+    assert found.cost <= 0.5
+    assert len(found.tried) >= 3
+    assert find_lr(task, recipe).pick == found.pick
+
+
+@pytest.mark.app
+def test_a_budget_in_seconds_holds() -> None:
+    import time
+
+    import trivet
+
+    task = trivet.read_task("sklearn:digits")
+    recipe = trivet.recommend(task)
+    began = time.perf_counter()
+    find_lr(task, recipe, budget=1.0)
+    # A run in progress is finished; one sweep or short run is what may come on top.
+    assert time.perf_counter() - began < 15
+
+
+def test_held_out_batches_validate_a_script_without_a_task() -> None:
+    model, batches, optimizer = parts()
+    found = find_lr(model=model, data=batches[:6], val=batches[6:], loss=nn.MSELoss(), optimizer=optimizer)
+    assert len(found.tried) >= 3
+    without = find_lr(model=model, data=batches[:6], loss=nn.MSELoss(), optimizer=optimizer)
+    assert without.tried == ()
+    assert without.confidence < found.confidence or without.confidence <= 0.5
+
+
+def test_the_first_bad_tensor_is_named() -> None:
+    model, batches, optimizer = parts()
+    bad = [(x.clone(), y.clone()) for x, y in batches]
+    for x, _ in bad:
+        x[7, 2] = math.inf
+    with pytest.raises(InputError, match="inputs of row 7"):
+        find_lr(model=model, data=bad, loss=nn.MSELoss(), optimizer=optimizer)
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.nan  # type: ignore[index, union-attr]
+    with pytest.raises(InputError, match=r"weights '0\.weight'"):
+        find_lr(model=model, data=batches, loss=nn.MSELoss(), optimizer=optimizer)
+
+
+def test_the_plot_shows_curves_interval_and_pick() -> None:
+    model, batches, optimizer = parts()
+    found = find_lr(model=model, data=batches, val=batches, loss=nn.MSELoss(), optimizer=optimizer)
+    pytest.importorskip("matplotlib")
+    axes = found.plot().axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any(label.startswith("pick") for label in labels)
+    assert any("short decayed runs" in label for label in labels)
+    assert axes.get_xscale() == "log"
+    assert found.advice.startswith("use")

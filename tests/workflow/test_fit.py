@@ -237,7 +237,8 @@ def test_ctrl_c_finishes_the_step_saves_and_reports(tmp_path: Path) -> None:
 def test_a_budget_cuts_the_length_before_training_and_holds(tmp_path: Path) -> None:
     began = time.monotonic()
     run = trivet.fit("sklearn:digits", out=tmp_path / "r", progress="off", budget=8)
-    assert time.monotonic() - began < 16
+    # The budget covers the run; what may come on top is one evaluation, the baselines and the report.
+    assert time.monotonic() - began < 30
     assert run.result is not None
     assert run.result.metric.test > 0.8
     if run.recipe.epochs < 20:
