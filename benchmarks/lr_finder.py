@@ -23,6 +23,7 @@ from sklearn.datasets import load_digits
 from benchmarks.store import RESULTS, store
 from trivet.advice import recommend
 from trivet.recipes import Edit, Recipe
+from trivet.record import Eval, Event
 from trivet.tasks import Task, read_task
 from trivet.training import train
 from trivet.tuning import find_lr
@@ -86,13 +87,27 @@ def grid_of(optimizer: str) -> list[float]:
     return [low * (high / low) ** (i / 12) for i in range(13)]
 
 
+class _Last:
+    """Keeps the metric of the last evaluation."""
+
+    metric = math.nan
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Eval):
+            self.metric = event.metric
+
+
 def error(task: Task, recipe: Recipe, lr: float, seed: int) -> float:
-    """Validation metric of one run, turned so that lower is better; a diverged run counts as infinite."""
+    """Validation metric at the end of one run, turned so that lower is better; a diverged run counts as infinite.
+
+    The end, not the best epoch: the best of many noisy values flatters the rates with the most noise.
+    """
+    last = _Last()
     try:
-        outcome = train(task, recipe.apply(Edit("optimizer.lr", lr)), seed=seed, patience=10**6)
+        train(task, recipe.apply(Edit("optimizer.lr", lr)), seed=seed, patience=10**6, callbacks=[last])
     except ArithmeticError:
         return math.inf
-    value = outcome.metric
+    value = last.metric
     if not math.isfinite(value):
         return math.inf
     return -value if task.metric.higher_is_better else value
