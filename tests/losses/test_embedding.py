@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trivet.errors import DataError
-from trivet.losses import embedding
-from trivet.losses.embedding import streaming
+from trivet.losses import embedding, streaming
 
 
 def _batch(

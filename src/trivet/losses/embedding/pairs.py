@@ -10,9 +10,9 @@ from torch import Tensor
 
 from trivet.errors import DataError
 from trivet.losses.contract import check_choice, reduce, widen
+from trivet.losses.embedding.blocks import Pairs, stream_pairs
 from trivet.losses.embedding.gather import gather_rows, mean_over_processes, rows_before
 from trivet.losses.embedding.geometry import check_embeddings, distance, unit
-from trivet.losses.embedding.streaming import Pairs, stream_pairs
 
 __all__ = ["contrastive_loss", "cosine_embedding_loss", "multi_similarity_loss", "triplet_loss"]
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from trivet.errors import DataError
 from trivet.losses.contract import check_choice, reduce, widen
+from trivet.losses.embedding.blocks import Contrast, Pairs, stream_pairs
 from trivet.losses.embedding.gather import gather_rows, mean_over_processes, rows_before
 from trivet.losses.embedding.geometry import check_embeddings, unit
-from trivet.losses.embedding.streaming import Pairs, stream_contrast, stream_pairs
+from trivet.losses.streaming import stream
 
 __all__ = ["arcface_loss", "cosface_loss", "info_nce_loss", "nt_xent_loss", "supervised_contrastive_loss"]
 
@@ -31,10 +32,11 @@ def _finish(
     """Walk the pairs and reduce; the mean divides by the rows' weights (of every process with ``gather``)."""
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     weight = weight.to(x.dtype)
+    plan = Contrast(excluded, softplus)
     if reduction == "none":
-        rows = stream_contrast(x, y, positive, excluded, softplus=softplus, weight=None)
+        rows = stream(plan, x, y, positive, weight=None)
         return reduce(rows, weight, reduction="none", empty=empty)
-    total = stream_contrast(x, y, positive, excluded, softplus=softplus, weight=weight)
+    total = stream(plan, x, y, positive, weight=weight)
     count = mean_over_processes(weight.sum()) if gather else weight.sum()
     return reduce(total, reduction=reduction, empty=empty, normalizer=count)
 
