@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import InputError, unknown_name
+from trivet.losses.combine import CombinedLoss, Weight, terms_of
 
 __all__ = ["Empty", "Loss", "Reduction", "check_choice", "reduce", "widen"]
 
@@ -107,6 +108,17 @@ class Loss(nn.Module):
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         keywords = {name: getattr(self, name) for name in self.hyperparameters}
         return type(self).function(input, target, sample_weight=sample_weight, **keywords)
+
+    def __add__(self, other: nn.Module) -> CombinedLoss:
+        return CombinedLoss((1.0, self)) + other
+
+    def __radd__(self, other: nn.Module) -> CombinedLoss:
+        return CombinedLoss(*terms_of(other)) + self
+
+    def __mul__(self, factor: Weight) -> CombinedLoss:
+        return CombinedLoss((factor, self))
+
+    __rmul__ = __mul__
 
     def extra_repr(self) -> str:
         """Show the hyperparameters that differ from their defaults."""
