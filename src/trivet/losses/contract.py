@@ -77,7 +77,7 @@ class Loss(nn.Module):
         if function is None:
             return
         cls.function = staticmethod(function)
-        cls.__doc__ = cls.__doc__ or f"Module form of :func:`{function.__name__}`.\n\n{function.__doc__}"
+        cls.__doc__ = cls.__doc__ or f"Module form of :func:`{function.__name__}`, which explains it."
         signature = inspect.Signature(list(cls._hyperparameters().values()))
         setattr(cls, "__signature__", signature)  # noqa: B010 - not an attribute that a type checker knows
 
