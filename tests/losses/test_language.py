@@ -190,7 +190,7 @@ def test_z_loss_is_the_squared_log_partition() -> None:
 
 
 def test_a_label_out_of_range_is_named() -> None:
-    with pytest.raises(DataError, match="label 9; allowed are 0 to 4"):
+    with pytest.raises(DataError, match="labels from 0 to 9; allowed are 0 to 4"):
         linear_cross_entropy(torch.randn(2, 3), torch.randn(5, 3), torch.tensor([0, 9]))
     with pytest.raises(DataError, match="integer labels"):
         linear_cross_entropy(torch.randn(2, 3), torch.randn(5, 3), torch.rand(2))

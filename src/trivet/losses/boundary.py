@@ -23,7 +23,7 @@ def _squared_distance(mask: Tensor) -> Tensor:
     for axis in range(2, mask.ndim):
         length, best = mask.shape[axis], squared.clone()
         for k in range(1, length):
-            if k * k >= float(best.amax()):
+            if not best.numel() or k * k >= float(best.amax()):
                 break
             near, far = squared.narrow(axis, 0, length - k), squared.narrow(axis, k, length - k)
             best.narrow(axis, 0, length - k).copy_(

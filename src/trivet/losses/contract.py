@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from trivet.errors import InputError, unknown_name
+from trivet.errors import DataError, InputError, unknown_name
 from trivet.losses.combine import CombinedLoss, Weight, terms_of
 
-__all__ = ["Empty", "Loss", "Reduction", "check_choice", "reduce", "widen"]
+__all__ = ["Empty", "Loss", "Reduction", "check_choice", "check_labels", "reduce", "widen"]
 
 Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["zero", "nan"]
@@ -22,6 +22,18 @@ def check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:
     """Raise InputError unless ``given`` is one of ``allowed``; the message offers the nearest."""
     if given not in allowed:
         raise unknown_name(what, given, allowed)
+
+
+def check_labels(label: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise DataError for a label that is no class; left out on a GPU, which the check would wait for."""
+    if label.device.type != "cpu" or torch.compiler.is_compiling() or not label.numel():
+        return
+    kept = label[label != ignore_index]
+    low, high = (int(kept.min()), int(kept.max())) if kept.numel() else (0, 0)
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"labels from {low} to {high}; allowed are 0 to {classes - 1} and ignore_index={ignore_index}"
+        )
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ def _features(x: Tensor, y: Tensor, distance: str) -> Tensor:
             f"features {tuple(x.shape)} of the student and {tuple(y.shape)} of the teacher; project the "
             "student's to equal shapes, or take distance='attention', which needs equal positions only"
         )
-    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    x, y = x.flatten(1), y.flatten(1)
     if distance == "attention":
         return (unit(x) - unit(y)).square().sum(1)
     if distance == "cosine":

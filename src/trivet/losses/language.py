@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import DataError
-from trivet.losses.contract import Loss, check_choice, reduce, widen
+from trivet.losses.contract import Loss, check_choice, check_labels, reduce, widen
 from trivet.losses.streaming import row_blocks, stream
 
 __all__ = ["LinearCrossEntropyLoss", "ZLoss", "linear_cross_entropy", "next_token", "z_loss"]
@@ -188,12 +188,7 @@ def _check(input: Tensor, linear_weight: Tensor, target: Tensor, ignore_index: i
         )
     if target.is_floating_point():
         raise DataError("target holds probabilities; linear_cross_entropy takes integer labels")
-    outside = (target != ignore_index) & ((target < 0) | (target >= len(linear_weight)))
-    if target.device.type == "cpu" and bool(outside.any()):  # on a GPU the check would wait for the device
-        raise DataError(
-            f"target has label {int(target[outside][0])}; allowed are 0 to {len(linear_weight) - 1} "
-            f"and ignore_index={ignore_index}"
-        )
+    check_labels(target, len(linear_weight), ignore_index)
 
 
 def next_token(

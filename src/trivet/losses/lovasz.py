@@ -36,6 +36,11 @@ def _extension(errors: Tensor, foreground: Tensor, valid: Tensor) -> Tensor:
     return (torch.where(valid, errors.gather(-1, order), 0) * steps).sum(-1)
 
 
+def _pixels(x: Tensor, axis: int = 1) -> Tensor:
+    """Flatten the axes from ``axis`` on; a single value per sample is one pixel."""
+    return x.flatten(axis) if x.ndim > axis else x.unsqueeze(-1)
+
+
 def _pool(x: Tensor, pooling: str) -> Tensor:
     """Arrange ``(batch, classes, pixels)`` as ``(images or 1, classes, pixels)``."""
     check_choice("pooling", pooling, ("batch", "image"))
@@ -109,12 +114,10 @@ def lovasz_loss(
             "and (batch, ...)"
         )
     count = input.shape[1]
-    valid = (target != ignore_index).flatten(1)[:, None].expand(-1, count, -1) if target.ndim > 1 else (
-        (target != ignore_index)[:, None, None].expand(-1, count, -1)
-    )  # fmt: skip
-    labels = target.reshape(len(target), 1, -1)
+    valid = _pixels(target != ignore_index)[:, None].expand(-1, count, -1)
+    labels = _pixels(target)[:, None]
     foreground = labels == torch.arange(count, device=target.device)[None, :, None]
-    probability = widen(input).softmax(1).reshape(len(input), count, -1)
+    probability = _pixels(widen(input).softmax(1), 2)
     errors = torch.where(foreground, 1 - probability, probability)
     errors, foreground, valid = (_pool(part, pooling) for part in (errors, foreground, valid))
     values = _extension(errors, foreground, valid)
@@ -155,7 +158,7 @@ def lovasz_hinge_loss(
         raise DataError(
             f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes"
         )
-    foreground = target.reshape(len(target), 1, -1) > 0
+    foreground = _pixels(target)[:, None] > 0
     errors = (1 - (2 * foreground.float() - 1) * widen(input).reshape(foreground.shape)).relu()
     valid = torch.ones_like(foreground) if mask is None else mask.reshape(foreground.shape).bool()
     errors, foreground, valid = (_pool(part, pooling) for part in (errors, foreground, valid))

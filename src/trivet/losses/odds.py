@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trivet.errors import DataError
-from trivet.losses.contract import Loss, reduce, widen
+from trivet.losses.contract import Loss, check_labels, reduce, widen
 from trivet.losses.streaming import gradient_again
 
 __all__ = [
@@ -102,13 +102,9 @@ def _rows(
         )
     classes = input.shape[1]
     logits = widen(input).movedim(1, -1).reshape(-1, classes)
+    check_labels(target, classes, ignore_index)
     kept = target.reshape(-1) != ignore_index
     label = torch.where(kept, target.reshape(-1), 0)
-    if label.device.type == "cpu" and bool(((label < 0) | (label >= classes)).any()):
-        raise DataError(
-            f"labels from {int(label.min())} to {int(label.max())}; allowed are 0 to {classes - 1} and "
-            f"ignore_index={ignore_index}"
-        )
     values = value(log_odds_against(change(logits, label), label))
     row_weight = kept.to(values.dtype)
     if weight is not None:

@@ -46,8 +46,8 @@ def _log_cosh(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pinball(x: Tensor, t: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     e = t - x
-    slope = torch.where(e > 0, -tau, 1 - tau)
-    return torch.maximum(tau * e, (tau - 1) * e), torch.where(e == 0, 0, slope).to(x.dtype)
+    slope = (1 - tau) - (e > 0).to(e.dtype)  # where(e > 0, -tau, 1 - tau) would be float32 for float64
+    return torch.maximum(tau * e, (tau - 1) * e), torch.where(e == 0, 0, slope)
 
 
 def l1_loss(

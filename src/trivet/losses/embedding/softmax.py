@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trivet.errors import DataError
-from trivet.losses.contract import check_choice, reduce, widen
+from trivet.losses.contract import check_choice, check_labels, reduce, widen
 from trivet.losses.embedding.blocks import Contrast, Pairs, stream_pairs
 from trivet.losses.embedding.gather import gather_rows, mean_over_processes, rows_before
 from trivet.losses.embedding.geometry import check_embeddings, unit
@@ -260,13 +260,9 @@ def _margin_softmax(
 ) -> Tensor:
     check_embeddings(input, target, labels=True)
     x, classes = unit(widen(input)), unit(widen(prototypes))
+    check_labels(target, len(classes), ignore_index)
     kept = target != ignore_index
     label = torch.where(kept, target, 0)
-    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < len(classes):
-        raise DataError(
-            f"target has labels from {int(label.min())} to {int(label.max())}; "
-            f"allowed are 0 to {len(classes) - 1}, one for each prototype, and ignore_index={ignore_index}"
-        )
     own = classes[label]
     cosine = (x * own).sum(1, keepdim=True)
     # The sine is the length of what is left of the prototype: sqrt(1 - cos^2) has an infinite slope at cos =
