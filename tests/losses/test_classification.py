@@ -17,6 +17,7 @@ from trivet import losses
 from trivet.errors import DataError, InputError
 
 Function = Callable[[Tensor, Tensor], Tensor]
+SOFT = torch.rand(40, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64).softmax(1)
 COUNTS = torch.tensor([500, 30, 7, 90, 2])
 
 
@@ -30,7 +31,25 @@ def _ldam(z: Tensor, t: Tensor) -> Tensor:
 
 
 LABELS: dict[str, tuple[Function, Function]] = {
-    "focal": (losses.softmax_focal_loss, lambda z, t: -((1 - _log_p(z, t).exp()) ** 2 * _log_p(z, t)).mean()),
+    "cross entropy": (losses.cross_entropy, F.cross_entropy),
+    "cross entropy smoothed": (
+        partial(losses.cross_entropy, label_smoothing=0.1),
+        partial(F.cross_entropy, label_smoothing=0.1),
+    ),
+    "cross entropy weighted and smoothed": (
+        partial(losses.cross_entropy, label_smoothing=0.1, weight=torch.arange(1.0, 6.0)),
+        partial(F.cross_entropy, label_smoothing=0.1, weight=torch.arange(1.0, 6.0, dtype=torch.float64)),
+    ),
+    "cross entropy of probabilities": (
+        lambda z, t: losses.cross_entropy(z, SOFT, weight=torch.arange(1.0, 6.0), label_smoothing=0.1),
+        lambda z, t: F.cross_entropy(
+            z, SOFT, weight=torch.arange(1.0, 6.0, dtype=torch.float64), label_smoothing=0.1
+        ),
+    ),
+    "focal of softmax": (
+        losses.softmax_focal_loss,
+        lambda z, t: -((1 - _log_p(z, t).exp()) ** 2 * _log_p(z, t)).mean(),
+    ),
     "focal 0.5": (
         partial(losses.softmax_focal_loss, gamma=0.5),
         lambda z, t: -((1 - _log_p(z, t).exp()) ** 0.5 * _log_p(z, t)).mean(),
@@ -56,10 +75,14 @@ LABELS: dict[str, tuple[Function, Function]] = {
 }
 
 
-def _bce(z: Tensor, t: Tensor, gamma_pos: float, gamma_neg: float, m: float) -> Tensor:
+def _bce(
+    z: Tensor, t: Tensor, gamma_pos: float, gamma_neg: float, m: float, yes: float = 1, no: float = 1
+) -> Tensor:
     p = z.sigmoid()
     shifted = (p - m).clamp_min(0)
-    return (-t * (1 - p) ** gamma_pos * p.log() - (1 - t) * shifted**gamma_neg * (1 - shifted).log()).mean()
+    return (
+        -yes * t * (1 - p) ** gamma_pos * p.log() - no * (1 - t) * shifted**gamma_neg * (1 - shifted).log()
+    ).mean()
 
 
 YES_NO: dict[str, tuple[Function, Function]] = {
@@ -72,6 +95,19 @@ YES_NO: dict[str, tuple[Function, Function]] = {
         partial(losses.asymmetric_loss, clip=0.0, gamma_neg=0.0, gamma_pos=0.0),
         F.binary_cross_entropy_with_logits,
     ),
+    "bce": (losses.binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits),
+    "bce with weighted positives": (
+        partial(losses.binary_cross_entropy_with_logits, pos_weight=3.0),
+        partial(F.binary_cross_entropy_with_logits, pos_weight=torch.tensor(3.0, dtype=torch.float64)),
+    ),
+    "bce smoothed": (
+        partial(losses.binary_cross_entropy_with_logits, label_smoothing=0.2),
+        lambda z, t: F.binary_cross_entropy_with_logits(z, 0.8 * t + 0.1),
+    ),
+    "focal": (
+        losses.focal_loss,
+        lambda z, t: 0.25 * _bce(z, t, 2, 2, 0, no=0) + 0.75 * _bce(z, t, 2, 2, 0, yes=0),
+    ),
     "hinge": (losses.hinge_loss, lambda z, t: (1 - (2 * t - 1) * z).clamp_min(0).mean()),
     "squared hinge": (
         partial(losses.hinge_loss, squared=True),
@@ -79,6 +115,8 @@ YES_NO: dict[str, tuple[Function, Function]] = {
     ),
 }
 REGRESSION: dict[str, tuple[Function, Function]] = {
+    "mse": (losses.mse_loss, F.mse_loss),
+    "huber": (partial(losses.huber_loss, delta=1.3), partial(F.huber_loss, delta=1.3)),
     "l1": (losses.l1_loss, F.l1_loss),
     "smooth l1": (partial(losses.smooth_l1_loss, beta=0.7), partial(F.smooth_l1_loss, beta=0.7)),
     "smooth l1 of 0": (partial(losses.smooth_l1_loss, beta=0.0), F.l1_loss),
@@ -213,8 +251,38 @@ def test_pixels_and_ignored_labels_count_as_in_torchs_cross_entropy() -> None:
     for reduction in ("mean", "sum", "none"):
         expected = F.cross_entropy(z, t, weight=weight, reduction=reduction)
         torch.testing.assert_close(ours(z, t, reduction=reduction), expected)
+        torch.testing.assert_close(losses.cross_entropy(z, t, weight=weight, reduction=reduction), expected)
     assert ours(z, torch.full_like(t, -100)).item() == 0
     assert ours(z, torch.full_like(t, -100), empty="nan").isnan()
+
+
+def test_masked_logits_with_probabilities_are_finite_where_torch_gives_nan() -> None:
+    z = torch.tensor([[1.0, 2.0, -torch.inf]], requires_grad=True)
+    t = torch.tensor([[0.4, 0.6, 0.0]])
+    assert F.cross_entropy(z, t).isnan()
+    value = losses.cross_entropy(z, t)
+    assert value.item() == pytest.approx(F.cross_entropy(z[:, :2], t[:, :2]).item())
+    assert torch.autograd.grad(value, z)[0].isfinite().all()
+    y = torch.tensor([-torch.inf, torch.inf], requires_grad=True)
+    value = losses.binary_cross_entropy_with_logits(y, torch.tensor([0.0, 1.0]))
+    assert value.item() == 0
+    assert torch.autograd.grad(value, y)[0].abs().max() == 0
+
+
+def test_conventions_that_frameworks_disagree_on() -> None:
+    z, t = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 4])
+    weight = torch.arange(1.0, 6.0)
+    rows = F.cross_entropy(z, t, weight=weight, reduction="none")
+    keras = losses.cross_entropy(z, t, weight=weight, convention="keras")
+    assert keras.item() == pytest.approx(rows.mean().item())
+    x, y = torch.randn(6), torch.randn(6)
+    optax = losses.mse_loss(x, y, convention="optax")
+    assert optax.item() == pytest.approx(0.5 * F.mse_loss(x, y).item())
+    huber = losses.huber_loss(x, y, delta=0.3)
+    assert huber.item() == pytest.approx(0.3 * losses.smooth_l1_loss(x, y, beta=0.3).item(), rel=1e-5)
+    answers = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+    both = losses.focal_loss(x, answers, alpha=0.25, convention="keras")
+    assert both.item() == pytest.approx(0.25 * losses.focal_loss(x, answers, alpha=None).item())
 
 
 def test_rare_classes_get_the_margins_of_the_paper() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trivet.errors import DataError, InputError
+from trivet.losses import CrossEntropyLoss, LDAMLoss
 from trivet.losses.boundary import BoundaryLoss
 from trivet.losses.combine import CombinedLoss
 from trivet.losses.guards import Guarded, inspect_batch
@@ -78,6 +79,24 @@ def test_an_absent_class_has_weight_zero() -> None:
         assert weight.isfinite().all()
     with pytest.raises(InputError, match="'effective:BETA'"):
         class_weights("efective:0.9", torch.tensor([1, 2]))
+
+
+def test_weights_by_name_are_filled_in_from_counts_of_the_training_set() -> None:
+    counts = torch.tensor([6, 3, 1])
+    logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    loss = CrossEntropyLoss(weight="effective:0.9")
+    with pytest.raises(InputError, match=r"loss\.fit\(counts\)"):
+        loss(logits, target)
+    weight = class_weights("effective:0.9", counts)
+    expected = nn.functional.cross_entropy(logits, target, weight=weight)
+    assert loss.fit(counts)(logits, target).item() == pytest.approx(expected.item())
+    assert "weight" in loss.state_dict()
+    margins = LDAMLoss().fit(counts)
+    assert margins(logits, target).item() == LDAMLoss(counts=counts)(logits, target).item()
+    with pytest.raises(InputError, match="class counts are missing"):
+        LDAMLoss()(logits, target)
+    with pytest.raises(InputError, match="'effective:BETA'"):
+        CrossEntropyLoss(weight="balancd")
 
 
 @pytest.mark.parametrize(

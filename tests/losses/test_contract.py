@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,107 +12,17 @@ from torch import Tensor
 
 from trivet import losses
 from trivet.errors import InputError
+from trivet.losses.examples import EXAMPLES
 
 CATALOGUE = losses.catalogue()
 
 
-@dataclass(frozen=True)
-class Case:
-    """How to call a loss: the module's arguments, and a batch ``(rows, size of logits) -> input, target``."""
-
-    batch: Callable[[int, float], tuple[Tensor, Tensor]]
-    arguments: dict[str, Any] = field(default_factory=dict)
-    rows: bool = True  # reduction="none" gives one value per sample, and the mean is over samples
-    empty: Callable[[Tensor], Tensor] | None = None  # target -> a target of which nothing takes part
-    largest: float = 1e4  # the largest logits or values that have a finite loss in float64
-
-
-def _randn(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def _labels(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n, 4), torch.arange(n) % 4
-
-
-def _values(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n), size * _randn(n)
-
-
-def _answers(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n), (torch.arange(n) % 2).double()
-
-
-def _images(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n, 3, 4, 5), torch.arange(n * 20).view(n, 4, 5) % 3
-
-
-def _masks(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n, 4, 5), (torch.arange(n * 20).view(n, 4, 5) % 3 == 0).double()
-
-
-def _views(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n, 6), size * _randn(n, 6)
-
-
-def _embeddings(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n, 6), torch.arange(n) % 3
-
-
-def _counts(n: int, size: float) -> tuple[Tensor, Tensor]:
-    return size * _randn(n), torch.arange(n).double()
-
-
-def _ignored(target: Tensor) -> Tensor:
-    return torch.full_like(target, -100)
-
-
-def _alone(target: Tensor) -> Tensor:
-    return torch.arange(len(target))
-
-
-COUNTS = {"counts": torch.tensor([50, 20, 5, 1])}
-CASES = {
-    "arcface_loss": Case(_embeddings, {"num_classes": 3, "embedding_dim": 6}, empty=_ignored),
-    "asymmetric_loss": Case(_answers),
-    "boundary_loss": Case(_images, empty=_ignored),
-    "contrastive_loss": Case(_embeddings, rows=False),
-    "cosface_loss": Case(_embeddings, {"num_classes": 3, "embedding_dim": 6}, empty=_ignored),
-    "cosine_embedding_loss": Case(_views),
-    "feature_matching_loss": Case(_views),
-    "focal_tversky_loss": Case(_images, empty=_ignored),
-    "gaussian_nll_loss": Case(lambda n, s: (torch.stack([s * _randn(n), _randn(n)], 1), s * _randn(n))),
-    "generalized_cross_entropy_loss": Case(_labels, empty=_ignored),
-    "hinge_loss": Case(_answers),
-    "info_nce_loss": Case(_views),
-    "jaccard_loss": Case(_images, empty=_ignored),
-    "jensen_shannon_loss": Case(lambda n, s: (s * _randn(n, 4), s * _randn(n, 4))),
-    "kl_div_loss": Case(lambda n, s: (s * _randn(n, 4), s * _randn(n, 4))),
-    "l1_loss": Case(_values),
-    "ldam_loss": Case(_labels, COUNTS, empty=_ignored),
-    "linear_cross_entropy": Case(_embeddings, {"in_features": 6, "num_classes": 3}, empty=_ignored),
-    "log_cosh_loss": Case(_values),
-    "logit_adjusted_loss": Case(_labels, COUNTS, empty=_ignored),
-    "lovasz_hinge_loss": Case(_masks, {"pooling": "image"}),
-    "lovasz_loss": Case(_images, {"pooling": "image"}, empty=_ignored),
-    "multi_similarity_loss": Case(_embeddings),
-    "nt_xent_loss": Case(_views),
-    "poisson_nll_loss": Case(_counts, largest=30.0),
-    "quantile_loss": Case(_values),
-    "smooth_l1_loss": Case(_values),
-    "softmax_focal_loss": Case(_labels, empty=_ignored),
-    "supervised_contrastive_loss": Case(_embeddings, empty=_alone),
-    "symmetric_cross_entropy_loss": Case(_labels, empty=_ignored),
-    "triplet_loss": Case(_embeddings, rows=False, empty=_alone),
-    "tversky_loss": Case(_images, empty=_ignored),
-    "z_loss": Case(_labels, empty=_ignored, largest=1e4),
-}
 every_loss = pytest.mark.parametrize("name", CATALOGUE)
 
 
 def _module(name: str, **keywords: Any) -> losses.Loss:
     torch.manual_seed(3)
-    return CATALOGUE[name](**CASES[name].arguments, **keywords).double()
+    return CATALOGUE[name](**EXAMPLES[name].arguments, **keywords).double()
 
 
 def _value_and_gradient(
@@ -126,7 +34,7 @@ def _value_and_gradient(
 
 
 def test_every_loss_has_a_case_and_every_case_a_loss() -> None:
-    assert set(CASES) == set(CATALOGUE)
+    assert set(EXAMPLES) == set(CATALOGUE)
 
 
 @every_loss
@@ -151,7 +59,7 @@ def test_page_says_formula_arguments_and_an_example(name: str) -> None:
 
 @every_loss
 def test_unknown_choices_are_named(name: str) -> None:
-    x, t = CASES[name].batch(8, 1.0)
+    x, t = EXAMPLES[name].batch(8, 1.0)
     for wrong in ({"reduction": "average"}, {"empty": "skip"}):
         loss = _module(name, **wrong)
         if "empty" in wrong:
@@ -162,28 +70,28 @@ def test_unknown_choices_are_named(name: str) -> None:
 
 @every_loss
 def test_mean_is_the_sum_over_what_takes_part_and_rows_are_samples(name: str) -> None:
-    case = CASES[name]
-    x, t = case.batch(12, 1.0)
+    example = EXAMPLES[name]
+    x, t = example.batch(12, 1.0)
     rows = _module(name, reduction="none")(x, t)
     assert rows.shape[:1] == (12,)
     assert rows.isfinite().all()
-    if not case.rows:
+    if not example.rows:
         return
     torch.testing.assert_close(_module(name, reduction="sum")(x, t), rows.sum())
     if name != "supervised_contrastive_loss":
-        weight = {k: v for k, v in case.arguments.items() if k == "weight"}
+        weight = {k: v for k, v in example.arguments.items() if k == "weight"}
         assert not weight
         torch.testing.assert_close(_module(name)(x, t), rows.mean())
 
 
 @every_loss
 def test_samples_of_weight_zero_take_no_part_and_equal_weights_change_nothing(name: str) -> None:
-    case = CASES[name]
-    x, t = case.batch(12, 1.0)
+    example = EXAMPLES[name]
+    x, t = example.batch(12, 1.0)
     value, gradient = _value_and_gradient(_module(name), x, t)
     same = _value_and_gradient(_module(name), x, t, torch.full((12,), 0.25))
     torch.testing.assert_close(same, (value, gradient))
-    if case.rows:
+    if example.rows:
         rows = _module(name, reduction="none")(x, t)
         keep = torch.arange(12) % 3 > 0
         torch.testing.assert_close(_module(name)(x, t, keep.double()), rows[keep].mean())
@@ -193,8 +101,8 @@ def test_samples_of_weight_zero_take_no_part_and_equal_weights_change_nothing(na
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [1.0, 1e4])
 def test_narrow_types_follow_float64(name: str, dtype: torch.dtype, size: float) -> None:
-    case = CASES[name]
-    x, t = case.batch(12, min(size, case.largest))
+    example = EXAMPLES[name]
+    x, t = example.batch(12, min(size, example.largest))
     if dtype == torch.float16:
         x = x.clamp(-6e4, 6e4)
     x = x.to(dtype)
@@ -223,12 +131,12 @@ def test_narrow_types_follow_float64(name: str, dtype: torch.dtype, size: float)
 @every_loss
 @pytest.mark.parametrize("empty", ["zero", "nan"])
 def test_nothing_gives_zero_with_zero_gradients_or_nan(name: str, empty: str) -> None:
-    case = CASES[name]
+    example = EXAMPLES[name]
     loss = _module(name, empty=empty)
-    x, t = case.batch(12, 1.0)
+    x, t = example.batch(12, 1.0)
     batches = [(x[:0], t[:0], None), (x, t, torch.zeros(12))]
-    if case.empty:
-        batches.append((x, case.empty(t), None))
+    if example.empty:
+        batches.append((x, example.empty(t), None))
     for inputs, targets, weight in batches:
         value, gradient = _value_and_gradient(loss, inputs, targets, weight)
         assert value.isnan() if empty == "nan" else value.item() == 0
@@ -237,7 +145,7 @@ def test_nothing_gives_zero_with_zero_gradients_or_nan(name: str, empty: str) ->
 
 @every_loss
 def test_first_and_second_gradients_equal_finite_differences(name: str) -> None:
-    x, t = CASES[name].batch(5, 1.0)
+    x, t = EXAMPLES[name].batch(5, 1.0)
     x.requires_grad_()
     for reduction in ("mean", "none"):
         loss = _module(name, reduction=reduction)
@@ -252,7 +160,7 @@ def test_first_and_second_gradients_equal_finite_differences(name: str) -> None:
 
 @every_loss
 def test_upstream_gradients_scale_the_gradient(name: str) -> None:
-    x, t = CASES[name].batch(6, 1.0)
+    x, t = EXAMPLES[name].batch(6, 1.0)
     loss = _module(name)
     leaf = x.clone().requires_grad_()
     tripled = torch.autograd.grad(3 * loss(leaf, t), leaf)[0]
@@ -261,7 +169,7 @@ def test_upstream_gradients_scale_the_gradient(name: str) -> None:
 
 @every_loss
 def test_no_input_is_changed(name: str) -> None:
-    x, t = CASES[name].batch(6, 1.0)
+    x, t = EXAMPLES[name].batch(6, 1.0)
     before = x.clone(), t.clone()
     _value_and_gradient(_module(name), x, t)
     assert torch.equal(before[0], x)
@@ -270,7 +178,7 @@ def test_no_input_is_changed(name: str) -> None:
 
 @every_loss
 def test_layout_in_memory_does_not_matter(name: str) -> None:
-    x, t = CASES[name].batch(6, 1.0)
+    x, t = EXAMPLES[name].batch(6, 1.0)
     strided = torch.stack([x, x], -1)[..., 0]
     assert not strided.is_contiguous()
     torch.testing.assert_close(
@@ -280,7 +188,7 @@ def test_layout_in_memory_does_not_matter(name: str) -> None:
 
 @every_loss
 def test_functional_transforms_agree_with_autograd(name: str) -> None:
-    x, t = CASES[name].batch(6, 1.0)
+    x, t = EXAMPLES[name].batch(6, 1.0)
     loss = _module(name)
     gradient = torch.func.grad(lambda x: loss(x, t))(x)
     torch.testing.assert_close(gradient, _value_and_gradient(loss, x, t)[1])
@@ -288,7 +196,7 @@ def test_functional_transforms_agree_with_autograd(name: str) -> None:
 
 @every_loss
 def test_modules_survive_pickling_and_show_themselves(name: str) -> None:
-    x, t = CASES[name].batch(6, 1.0)
+    x, t = EXAMPLES[name].batch(6, 1.0)
     loss = _module(name)
     again = pickle.loads(pickle.dumps(loss))
     torch.testing.assert_close(again(x, t), loss(x, t))
@@ -303,7 +211,7 @@ def test_modules_survive_pickling_and_show_themselves(name: str) -> None:
 def test_compiles_without_a_graph_break(name: str) -> None:
     if name in ("linear_cross_entropy", "boundary_loss"):
         pytest.skip("the shape of the kept rows, or of the distances, depends on the data")
-    x, t = CASES[name].batch(6, 1.0)
+    x, t = EXAMPLES[name].batch(6, 1.0)
     loss = _module(name)
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from trivet.errors import DataError, InputError
-from trivet.losses import focal_tversky_loss, jaccard_loss, tversky_loss
+from trivet.losses import dice_loss, focal_tversky_loss, jaccard_loss, tversky_loss
 
 
 def _images(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -78,6 +78,22 @@ def test_half_and_half_is_dice_and_one_and_one_is_jaccard() -> None:
     torch.testing.assert_close(jaccard, each)
 
 
+def test_dice_conventions() -> None:
+    logits, target = _images()
+    target = target.clamp_max(2)  # class 3 is absent
+    p, kept = logits.softmax(1), (target != -100)[:, None]
+    p = torch.where(kept, p, 0)
+    t = torch.stack([target == c for c in range(4)], 1).double()
+    shared, predicted, true = ((x).sum((0, 2, 3)) for x in (p * t, p, t))
+    smp = torch.where(true > 0, 1 - 2 * shared / (predicted + true), 0).mean()
+    torch.testing.assert_close(dice_loss(logits, target, convention="smp"), smp)
+    image = [x.sum((2, 3)) for x in (p * t, p, t, p * p)]
+    vnet = 1 - (2 * image[0] + 1) / (image[3] + image[2] + 1)
+    torch.testing.assert_close(dice_loss(logits, target, smooth=1.0, convention="vnet"), vnet.mean())
+    optax = 1 - (image[0] + 1) / (0.5 * image[1] + 0.5 * image[2] + 1)
+    torch.testing.assert_close(dice_loss(logits, target, smooth=1.0, convention="optax"), optax.mean())
+
+
 def test_prices_of_the_two_mistakes_are_told_apart_unlike_kornias() -> None:
     logits, target = _images()
     assert tversky_loss(logits, target, alpha=0.9, beta=0.1) != tversky_loss(
@@ -134,7 +150,7 @@ def test_nothing_against_nothing_is_a_perfect_match() -> None:
         assert torch.autograd.grad(value, logits)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("loss", [jaccard_loss, tversky_loss, focal_tversky_loss])
+@pytest.mark.parametrize("loss", [dice_loss, jaccard_loss, tversky_loss, focal_tversky_loss])
 def test_all_ignored_is_zero_where_kornia_says_one(loss) -> None:  # type: ignore[no-untyped-def]
     logits = torch.randn(2, 3, 4, requires_grad=True)
     for value in (

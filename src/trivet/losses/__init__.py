@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from trivet.losses.binary import (
+    BCEWithLogitsLoss,
+    FocalLoss,
+    binary_cross_entropy_with_logits,
+    focal_loss,
+)
 from trivet.losses.boundary import BoundaryLoss, boundary_loss, signed_distance
+from trivet.losses.categorical import CrossEntropyLoss, cross_entropy
 from trivet.losses.combine import CombinedLoss
 from trivet.losses.contract import Loss
 from trivet.losses.distillation import (
@@ -60,30 +67,38 @@ from trivet.losses.outliers import (
     smooth_l1_loss,
 )
 from trivet.losses.overlap import (
+    DiceLoss,
     FocalTverskyLoss,
     JaccardLoss,
     TverskyLoss,
+    dice_loss,
     focal_tversky_loss,
     jaccard_loss,
     tversky_loss,
 )
+from trivet.losses.squares import HuberLoss, MSELoss, huber_loss, mse_loss
 from trivet.losses.weights import class_counts, class_weights
 from trivet.losses.yes_no import AsymmetricLoss, HingeLoss, asymmetric_loss, hinge_loss
 
 __all__ = [
     "ArcFaceLoss",
     "AsymmetricLoss",
+    "BCEWithLogitsLoss",
     "BoundaryLoss",
     "CombinedLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
     "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
     "FeatureMatchingLoss",
+    "FocalLoss",
     "FocalTverskyLoss",
     "GaussianNLLLoss",
     "GeneralizedCrossEntropyLoss",
     "Guarded",
     "HingeLoss",
+    "HuberLoss",
     "InfoNCELoss",
     "JaccardLoss",
     "JensenShannonLoss",
@@ -96,6 +111,7 @@ __all__ = [
     "Loss",
     "LovaszHingeLoss",
     "LovaszLoss",
+    "MSELoss",
     "MultiSimilarityLoss",
     "NTXentLoss",
     "PoissonNLLLoss",
@@ -110,6 +126,7 @@ __all__ = [
     "ZLoss",
     "arcface_loss",
     "asymmetric_loss",
+    "binary_cross_entropy_with_logits",
     "boundary_loss",
     "catalogue",
     "class_counts",
@@ -117,11 +134,15 @@ __all__ = [
     "contrastive_loss",
     "cosface_loss",
     "cosine_embedding_loss",
+    "cross_entropy",
+    "dice_loss",
     "feature_matching_loss",
+    "focal_loss",
     "focal_tversky_loss",
     "gaussian_nll_loss",
     "generalized_cross_entropy_loss",
     "hinge_loss",
+    "huber_loss",
     "info_nce_loss",
     "inspect_batch",
     "jaccard_loss",
@@ -134,6 +155,7 @@ __all__ = [
     "logit_adjusted_loss",
     "lovasz_hinge_loss",
     "lovasz_loss",
+    "mse_loss",
     "multi_similarity_loss",
     "next_token",
     "nt_xent_loss",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from trivet.errors import DataError, InputError, unknown_name
 from trivet.losses.combine import CombinedLoss, Weight, terms_of
+from trivet.losses.weights import class_weights
 
 __all__ = ["Empty", "Loss", "Reduction", "check_choice", "check_labels", "reduce", "widen"]
 
@@ -112,13 +113,42 @@ class Loss(nn.Module):
         self.hyperparameters = tuple(allowed)
         for name, parameter in allowed.items():
             value = hyperparameters.get(name, parameter.default)
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                self.register_buffer(name, value)
-            else:
-                setattr(self, name, value)
+            self._keep(name, value)
+        if isinstance(scheme := hyperparameters.get("weight"), str):
+            class_weights(
+                scheme, torch.ones(2)
+            )  # a name that is not known is refused here, not at the first batch
+
+    def _keep(self, name: str, value: object) -> None:
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            self.register_buffer(name, value)
+        else:
+            setattr(self, name, value)
+
+    def fit(self, counts: Tensor) -> Self:
+        """Fill in what depends on the training labels: ``counts``, and class weights given by name.
+
+        Args:
+            counts: how often each class occurs in the training set ``(classes,)``; see ``class_counts``.
+
+        >>> from trivet.losses import CrossEntropyLoss
+        >>> CrossEntropyLoss(weight="balanced").fit(torch.tensor([90, 10])).weight
+        tensor([0.5556, 5.0000])
+        """
+        if isinstance(scheme := getattr(self, "weight", None), str):
+            del self.weight
+            self._keep("weight", class_weights(scheme, counts))
+        if getattr(self, "counts", counts) is None:
+            del self.counts
+            self._keep("counts", counts)
+        return self
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         keywords = {name: getattr(self, name) for name in self.hyperparameters}
+        if isinstance(scheme := keywords.get("weight"), str):
+            raise InputError(
+                f"weight={scheme!r} without class counts; call loss.fit(counts) with those of training"
+            )
         return type(self).function(input, target, sample_weight=sample_weight, **keywords)
 
     def __add__(self, other: nn.Module) -> CombinedLoss:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trivet.errors import DataError
+from trivet.errors import DataError, InputError
 from trivet.losses.contract import Loss, check_labels, reduce, widen
 from trivet.losses.streaming import gradient_again
 
@@ -119,6 +119,14 @@ def _rows(
     return result.view(target.shape) if reduction == "none" else result
 
 
+def _required(counts: Tensor | None) -> Tensor:
+    if counts is None:
+        raise InputError(
+            "class counts are missing; give counts=..., or call loss.fit(counts) with those of training"
+        )
+    return counts
+
+
 def _unchanged(logits: Tensor, label: Tensor) -> Tensor:
     return logits
 
@@ -169,7 +177,7 @@ def logit_adjusted_loss(
     input: Tensor,
     target: Tensor,
     *,
-    counts: Tensor,
+    counts: Tensor | None = None,
     tau: float = 1.0,
     weight: Tensor | None = None,
     ignore_index: int = -100,
@@ -201,6 +209,7 @@ def logit_adjusted_loss(
 
     Source: Menon et al. 2021, "Long-tail learning via logit adjustment", eq. 10.
     """
+    counts = _required(counts)
     # A class never seen has prior 0: its logit of -inf takes it out of every sum, and its own rows cost
     # infinity.
     shift = tau * torch.log(counts.to(torch.float64) / counts.sum())
@@ -215,7 +224,7 @@ def ldam_loss(
     input: Tensor,
     target: Tensor,
     *,
-    counts: Tensor,
+    counts: Tensor | None = None,
     max_margin: float = 0.5,
     scale: float = 30.0,
     weight: Tensor | None = None,
@@ -250,6 +259,7 @@ def ldam_loss(
 
     Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss", eq. 13.
     """
+    counts = _required(counts)
     rarity = counts.to(torch.float64).clamp_min(1) ** -0.25
     margins = max_margin * rarity / rarity.max()
 

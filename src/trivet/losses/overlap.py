@@ -1,4 +1,4 @@
-"""Region losses: what two regions share against what they do not. Jaccard, Tversky, focal Tversky."""
+"""Region losses: what two regions share against what they do not. Dice, Jaccard, Tversky, focal Tversky."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from trivet.errors import DataError, InputError
 from trivet.losses.contract import Loss, check_choice, check_labels, reduce, widen
 
 __all__ = [
+    "DiceLoss",
     "FocalTverskyLoss",
     "JaccardLoss",
     "Regions",
     "TverskyLoss",
+    "dice_loss",
     "focal_tversky_loss",
     "jaccard_loss",
     "region_sums",
@@ -78,8 +80,12 @@ def region_sums(
     ignore_index: int = -100,
     mask: Tensor | None = None,
     gather: bool = False,
+    squared: bool = False,
 ) -> Regions:
-    """Return the sums of shared, predicted and true mass; ``pooling="batch"`` adds up the batch."""
+    """Return the sums of shared, predicted and true mass; ``pooling="batch"`` adds up the batch.
+
+    ``squared`` sums the squares of predicted and true probabilities.
+    """
     check_choice("pooling", pooling, ("image", "batch"))
     if gather and pooling != "batch":
         raise InputError("gather=True with pooling='image'; sums over processes need pooling='batch'")
@@ -92,7 +98,8 @@ def region_sums(
     if mask is not None:
         kept = kept & (mask if mask.ndim == input.ndim else mask[:, None]).bool()
     p, t = torch.where(kept, p, 0), torch.where(kept, t, 0)
-    parts = (p * t, p, t, kept.to(p.dtype).expand_as(p))
+    predicted, true = (p * p, t * t) if squared else (p, t)
+    parts = (p * t, predicted, true, kept.to(p.dtype).expand_as(p))
     sums = torch.stack([part.flatten(2).sum(2) if part.ndim > 2 else part for part in parts])
     if pooling == "batch":
         sums = sums.sum(1, keepdim=True)
@@ -134,6 +141,72 @@ def _finish(
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     """Return top / bottom, and 1 for nothing against nothing."""
     return torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1), 1)
+
+
+def dice_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    smooth: float = 1e-5,
+    convention: str = "paper",
+    multilabel: bool = False,
+    classes: str = "all",
+    include_background: bool = True,
+    pooling: str = "image",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    mask: Tensor | None = None,
+    gather: bool = False,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""One minus the soft Dice coefficient of each class: overlap matters, however small the region.
+
+    .. math:: \ell_c = 1 - \frac{2 I + s}{P + T + s},
+              \qquad I = \sum_i p_i t_i,\; P = \sum_i p_i,\; T = \sum_i t_i
+
+    Args:
+        input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.
+        target: labels ``(batch, ...)``, or probabilities of input's shape.
+        smooth: :math:`s`, added once to both; with 0, nothing predicted and nothing true is a perfect match.
+        convention: ``"paper"`` and MONAI: as above. ``"vnet"``: squares in the denominator. ``"smp"``
+            (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class absent from the target counts
+            as 0 in the mean. ``"optax"``: the halved form, where :math:`s` counts twice.
+        multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
+        classes: ``"all"``, or ``"present"``: only classes that occur in the target.
+        include_background: count class 0 (of several).
+        pooling: ``"image"`` forms the ratio for each image, ``"batch"`` once over the batch.
+        weight: class weights ``(classes,)``; the mean over classes divides by their sum.
+        ignore_index: a label that takes no part.
+        mask: True where a pixel takes part ``(batch, ...)`` or ``(batch, 1, ...)``.
+        gather: sum the statistics over all processes; needs ``pooling="batch"``.
+        reduction: ``"mean"`` and ``"sum"`` over images, ``"none"``: ``(images,)``, one with
+            ``pooling="batch"``.
+        empty: value when no pixel takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each image ``(batch,)``.
+
+    >>> half = torch.zeros(1, 1, 4), torch.tensor([[1, 1, 0, 0]])
+    >>> dice_loss(*half, smooth=0.0).item()  # 1 - 2 / (2 + 2)
+    0.5
+
+    Source: Milletari et al. 2016, "V-Net", section 3 (with squares); Sudre et al. 2017 (without).
+    """
+    check_choice("convention", convention, ("paper", "vnet", "smp", "optax"))
+    if convention == "smp":
+        pooling, smooth = "batch", 0.0
+    regions = region_sums(
+        input, target, multilabel=multilabel, pooling=pooling, ignore_index=ignore_index, mask=mask,
+        gather=gather, squared=convention == "vnet",
+    )  # fmt: skip
+    smooth = 2 * smooth if convention == "optax" else smooth
+    values = 1 - _ratio(2 * regions.shared + smooth, regions.predicted + regions.true + smooth)
+    if convention == "smp":
+        values = torch.where(regions.true > 0, values, 0)
+    return _finish(
+        values, regions, classes=classes, include_background=include_background, weight=weight,
+        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
+    )  # fmt: skip
 
 
 def jaccard_loss(
@@ -324,6 +397,9 @@ def focal_tversky_loss(
         values, regions, classes=classes, include_background=include_background, weight=weight,
         reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
     )  # fmt: skip
+
+
+class DiceLoss(Loss, function=dice_loss): ...
 
 
 class JaccardLoss(Loss, function=jaccard_loss): ...

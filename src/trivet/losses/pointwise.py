@@ -21,7 +21,7 @@ class _Pointwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        rule: Rule, parameters: tuple[float, ...], input: Tensor, target: Tensor
+        rule: Rule, parameters: tuple[float | Tensor, ...], input: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         return rule(input, target, *parameters)
 
@@ -43,7 +43,7 @@ def pointwise(
     rule: Rule,
     input: Tensor,
     target: Tensor,
-    parameters: tuple[float, ...],
+    parameters: tuple[float | Tensor, ...],
     *,
     mask: Tensor | None,
     reduction: str,

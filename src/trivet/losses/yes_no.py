@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trivet.errors import InputError
+from trivet.losses.binary import focused, mix
 from trivet.losses.contract import Loss
 from trivet.losses.pointwise import pointwise
 
@@ -24,27 +25,23 @@ def _squared_hinge(z: Tensor, t: Tensor, margin: float) -> tuple[Tensor, Tensor]
     return short * short, -2 * side * short
 
 
-def _softplus(z: Tensor) -> Tensor:
-    return z.relu() + torch.log1p(torch.exp(-z.abs()))
-
-
 def _asymmetric(
     z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float, clip: float
 ) -> tuple[Tensor, Tensor]:
+    positive = focused(z, gamma_pos)
+    if clip == 0:
+        mirrored = focused(-z, gamma_neg)
+        return mix(t, positive, (mirrored[0], -mirrored[1]))
     p, q = torch.sigmoid(z), torch.sigmoid(-z)
-    log_p, log_q = -_softplus(-z), -_softplus(z)
-    focus = torch.exp(gamma_pos * log_q)
-    positive, positive_slope = -focus * log_p, focus * (gamma_pos * p * log_p - q)
     # A negative's probability is shifted down by clip, so that easy negatives have no loss at all.
     shifted = (p - clip).relu()
-    log_shifted = log_p if clip == 0 else torch.log(torch.where(shifted > 0, shifted, 1))
-    log_rest = log_q if clip == 0 else torch.log((q + clip).clamp_max(1))
-    focus = torch.where(shifted > 0, torch.exp(gamma_neg * log_shifted), float(gamma_neg == 0))
-    per_shifted = torch.where(shifted > 0, log_rest / torch.where(shifted > 0, shifted, 1), -1)
-    negative = -focus * log_rest
-    rate = p if clip == 0 else p * q / (q + clip)
-    negative_slope = torch.where(shifted > 0, focus * (rate - gamma_neg * per_shifted * p * q), 0)
-    return t * positive + (1 - t) * negative, t * positive_slope + (1 - t) * negative_slope
+    counts = shifted > 0
+    shifted = torch.where(counts, shifted, 1)
+    log_rest = torch.log((q + clip).clamp_max(1))
+    focus = torch.where(counts, shifted**gamma_neg, 0)
+    negative = torch.where(counts, -focus * log_rest, 0)
+    slope = focus * p * q * (1 / (q + clip) - gamma_neg * log_rest / shifted)
+    return mix(t, positive, (negative, torch.where(counts, slope, 0)))
 
 
 def hinge_loss(
