@@ -1,0 +1,143 @@
+"""Binary cross entropy and the focal loss, for one label or many that do not exclude each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trivet.errors import InputError
+from trivet.losses.contract import Loss, check_choice
+from trivet.losses.pointwise import pointwise
+
+__all__ = [
+    "BCEWithLogitsLoss",
+    "FocalLoss",
+    "binary_cross_entropy_with_logits",
+    "focal_loss",
+    "focused",
+    "mix",
+    "softplus",
+]
+
+
+def softplus(z: Tensor) -> Tensor:
+    """Return log(1 + exp(z)) exactly at any z; ``-softplus(-z)`` is the log of the sigmoid."""
+    return z.relu() + torch.log1p(torch.exp(-z.abs()))
+
+
+def focused(z: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`-(1 - p)^\gamma \log p` of :math:`p = \sigma(z)` and its derivative, in log space.
+
+    With :math:`(1 - p)^\gamma = e^{-\gamma\,\mathrm{softplus}(z)}` neither has a pole, for any gamma >= 0.
+    """
+    fade, cost = torch.exp(-gamma * softplus(z)), softplus(-z)
+    return fade * cost, -fade * (gamma * torch.sigmoid(z) * cost + torch.sigmoid(-z))
+
+
+def mix(t: Tensor, yes: tuple[Tensor, Tensor], no: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return t yes + (1 - t) no, where 0 times infinity (a masked logit) is 0."""
+    value = torch.where(t == 0, 0, t * yes[0]) + torch.where(t == 1, 0, (1 - t) * no[0])
+    return value, torch.where(t == 0, 0, t * yes[1]) + torch.where(t == 1, 0, (1 - t) * no[1])
+
+
+def _cross_entropy(z: Tensor, t: Tensor, smoothing: float, positive: float | Tensor) -> tuple[Tensor, Tensor]:
+    t = t * (1 - smoothing) + 0.5 * smoothing
+    yes = positive * softplus(-z), -positive * torch.sigmoid(-z)
+    return mix(t, yes, (softplus(z), torch.sigmoid(z)))
+
+
+def _focal(z: Tensor, t: Tensor, gamma: float, alpha_yes: float, alpha_no: float) -> tuple[Tensor, Tensor]:
+    yes, (no, no_slope) = focused(z, gamma), focused(-z, gamma)
+    return mix(t, (alpha_yes * yes[0], alpha_yes * yes[1]), (alpha_no * no, -alpha_no * no_slope))
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: Tensor | float = 1.0,
+    label_smoothing: float = 0.0,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Cross entropy of yes-or-no answers: the log likelihood of a coin whose probability is predicted.
+
+    .. math:: \ell = -w_+\, t \log p - (1 - t) \log(1 - p), \qquad p = \sigma(z)
+
+    Args:
+        input: logits ``(batch, ...)``.
+        target: 0 or 1, or probabilities, of the same shape.
+        pos_weight: :math:`w_+`, a number or one for each label ``(labels,)``, broadcast against input.
+        label_smoothing: :math:`\epsilon` moves targets to :math:`t (1 - \epsilon) + \epsilon / 2`, as Keras.
+        mask: True where an element takes part ``(batch, ...)``.
+        reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
+        empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+
+    >>> binary_cross_entropy_with_logits(torch.tensor([-1e4, 1e4]), torch.ones(2), reduction="none")
+    tensor([10000.,     0.])
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
+    return pointwise(
+        _cross_entropy, input, target, (label_smoothing, pos_weight),
+        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+def focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = 0.25,
+    convention: str = "paper",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Binary cross entropy that fades for answers already right, so that few hard ones are heard.
+
+    .. math:: \ell = -\alpha\, t\, (1 - p)^\gamma \log p - (1 - \alpha)(1 - t)\, p^\gamma \log(1 - p)
+
+    Computed from logits in log space: finite for gamma in (0, 1) at any logit, where torchvision's gradient
+    is NaN, and with a gradient at confidently wrong ones, where Keras has none. For one of C classes:
+    ``softmax_focal_loss``.
+
+    Args:
+        input: logits ``(batch, ...)``.
+        target: 0 or 1, or probabilities, of the same shape.
+        gamma: the focus; 0 or more, 0 is weighted binary cross entropy.
+        alpha: weight of positives, 1 - alpha of negatives; None weighs neither.
+        convention: ``"paper"`` and torchvision: alpha on positives. ``"keras"``: alpha multiplies both
+            sides, as in Keras' categorical form.
+        mask: True where an element takes part ``(batch, ...)``.
+        reduction: ``"mean"`` over the weights of the elements that take part (the paper divides the
+            ``"sum"`` by the number of positives), ``"sum"`` or ``"none"``.
+        empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+
+    >>> focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), reduction="none")  # log(2) / 4 times alpha
+    tensor([0.0433, 0.1300])
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", eq. 5.
+    """
+    check_choice("convention", convention, ("paper", "keras"))
+    if gamma < 0:
+        raise InputError(f"gamma={gamma}; allowed is 0 or more")
+    yes = no = 1.0
+    if alpha is not None:
+        yes, no = alpha, (1 - alpha if convention == "paper" else alpha)
+    return pointwise(
+        _focal, input, target, (gamma, yes, no),
+        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+class BCEWithLogitsLoss(Loss, function=binary_cross_entropy_with_logits): ...
+
+
+class FocalLoss(Loss, function=focal_loss): ...

@@ -1,0 +1,218 @@
+"""Losses between a student and a teacher: Kullback-Leibler, Jensen-Shannon, and features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trivet.errors import DataError
+from trivet.losses.contract import Loss, check_choice, reduce, widen
+from trivet.losses.embedding.geometry import unit
+
+__all__ = [
+    "FeatureMatchingLoss",
+    "JensenShannonLoss",
+    "KLDivLoss",
+    "feature_matching_loss",
+    "jensen_shannon_loss",
+    "kl_div_loss",
+]
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Return log probabilities over axis 1; a masked logit of -inf gives the lowest finite number, not -inf.
+
+    Probability 0 times that number is 0, where 0 times -inf is NaN.
+    """
+    wide = widen(logits) / temperature
+    return torch.log_softmax(wide, 1).clamp_min(torch.finfo(wide.dtype).min)
+
+
+def _over(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p || q) over axis 1."""
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def _check(input: Tensor, target: Tensor) -> None:
+    if input.shape != target.shape or input.ndim < 2:
+        raise DataError(
+            f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are the logits of student "
+            "and teacher, both (batch, classes, ...)"
+        )
+
+
+def _rows(
+    values: Tensor, mask: Tensor | None, sample_weight: Tensor | None, reduction: str, empty: str
+) -> Tensor:
+    weight = torch.ones_like(values) if mask is None else mask.expand_as(values).to(values.dtype)
+    if sample_weight is not None:
+        missing = (1,) * (values.ndim - sample_weight.ndim)
+        weight = weight * sample_weight.to(values.dtype).reshape(sample_weight.shape + missing)
+    return reduce(values, weight, reduction=reduction, empty=empty)
+
+
+def kl_div_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 1.0,
+    convention: str = "paper",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Knowledge distillation: the divergence of the student from the teacher, both softened by a
+    temperature.
+
+    .. math:: \ell = T^2 \sum_k q_k (\log q_k - \log p_k), \qquad p = \mathrm{softmax}(z / T),\;
+              q = \mathrm{softmax}(z^{\text{teacher}} / T)
+
+    Both arguments are logits: torch's ``kl_div`` takes log probabilities, and gives NaN where one is -inf;
+    here a masked class (-inf in both) takes no part.
+
+    Args:
+        input: student logits ``(batch, classes, ...)``.
+        target: teacher logits ``(batch, classes, ...)``.
+        temperature: :math:`T`.
+        convention: ``"paper"``: times :math:`T^2`, so that gradients keep their size, mean over rows (torch's
+            ``batchmean``). ``"liger"``: without :math:`T^2`. ``"torch"``: as torch's ``reduction="mean"``,
+            which divides by the number of classes too, without :math:`T^2`.
+        mask: True where a row takes part ``(batch, ...)``.
+        reduction: ``"mean"`` over weighted rows, ``"sum"``, ``"none"``: ``(batch, ...)``.
+        empty: value when no row takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each row ``(batch,)`` or ``(batch, ...)``.
+
+    >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])
+    >>> round(kl_div_loss(student, teacher).item(), 4)
+    0.1109
+
+    Source: Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2.
+    """
+    check_choice("convention", convention, ("paper", "liger", "torch"))
+    _check(input, target)
+    values = _over(_log_softmax(target, temperature), _log_softmax(input, temperature))
+    factor = {"paper": temperature**2, "liger": 1.0, "torch": 1 / input.shape[1]}[convention]
+    if convention == "torch" and reduction != "mean":
+        factor = 1.0
+    return _rows(factor * values, mask, sample_weight, reduction, empty)
+
+
+def jensen_shannon_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Generalised Jensen-Shannon divergence between teacher and student: bounded, where KL is not.
+
+    .. math:: \ell = \beta\, \mathrm{KL}(q \,\|\, m) + (1 - \beta)\, \mathrm{KL}(p \,\|\, m),
+              \qquad m = \beta q + (1 - \beta) p
+
+    with the student :math:`p` and the teacher :math:`q`. At :math:`\beta = 0` it is :math:`\mathrm{KL}(q \|
+    p)`, at 1
+    :math:`\mathrm{KL}(p \| q)`, the limits of :math:`\ell / \beta` and :math:`\ell / (1 - \beta)` (Liger's
+    reading).
+
+    Args:
+        input: student logits ``(batch, classes, ...)``.
+        target: teacher logits ``(batch, classes, ...)``.
+        beta: weight of the teacher in the mixture, in [0, 1].
+        temperature: divides both logits.
+        mask: True where a row takes part ``(batch, ...)``.
+        reduction: ``"mean"`` over weighted rows, ``"sum"``, ``"none"``: ``(batch, ...)``.
+        empty: value when no row takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each row ``(batch,)`` or ``(batch, ...)``.
+
+    >>> apart = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]])
+    >>> round(jensen_shannon_loss(*apart).item(), 4)  # log 2
+    0.6931
+
+    Source: Agarwal et al. 2024, "On-policy distillation of language models", eq. 1.
+    """
+    if not 0 <= beta <= 1:
+        raise DataError(f"beta={beta}; allowed is a mixture weight in [0, 1]")
+    _check(input, target)
+    student, teacher = _log_softmax(input, temperature), _log_softmax(target, temperature)
+    if beta == 0:
+        values = _over(teacher, student)
+    elif beta == 1:
+        values = _over(student, teacher)
+    else:
+        mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+        mixture = mixture.clamp_min(torch.finfo(mixture.dtype).min)
+        values = beta * _over(teacher, mixture) + (1 - beta) * _over(student, mixture)
+    return _rows(values, mask, sample_weight, reduction, empty)
+
+
+def feature_matching_loss(
+    input: Tensor | Sequence[Tensor],
+    target: Tensor | Sequence[Tensor],
+    *,
+    distance: str = "squared",
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Match intermediate features of student and teacher, layer by layer; layers count equally.
+
+    Per sample and layer: ``"squared"``, the mean of :math:`(x - y)^2` (FitNets up to the factor 1/2);
+    ``"absolute"``, the mean of :math:`|x - y|` (pix2pixHD); ``"cosine"``, :math:`1 - \cos(x, y)`;
+    ``"attention"``, the squared distance of the unit maps :math:`\sum_c x_c^2` over positions (attention
+    transfer: channels may differ).
+
+    Args:
+        input: features of the student ``(batch, channels, ...)``, or a sequence of them.
+        target: features of the teacher, of the same shapes.
+        distance: ``"squared"``, ``"absolute"``, ``"cosine"`` or ``"attention"``.
+        reduction: ``"mean"`` over weighted samples, ``"sum"``, ``"none"``: ``(batch,)``.
+        empty: value of an empty batch, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)``.
+
+    >>> feature_matching_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0]])).item()
+    2.0
+
+    Source: Romero et al. 2015, "FitNets", eq. 3; Zagoruyko and Komodakis 2017, "Attention transfer", eq. 2.
+    """
+    check_choice("distance", distance, ("squared", "absolute", "cosine", "attention"))
+    ours = [input] if isinstance(input, Tensor) else list(input)
+    theirs = [target] if isinstance(target, Tensor) else list(target)
+    if len(ours) != len(theirs) or not ours:
+        raise DataError(
+            f"{len(ours)} layers of the student and {len(theirs)} of the teacher; allowed is one to one"
+        )
+    layers = [_features(widen(x), widen(y), distance) for x, y in zip(ours, theirs, strict=True)]
+    return reduce(torch.stack(layers).mean(0), sample_weight, reduction=reduction, empty=empty)
+
+
+def _features(x: Tensor, y: Tensor, distance: str) -> Tensor:
+    if distance == "attention":
+        x, y = x.square().sum(1), y.square().sum(1)
+    if x.shape != y.shape:
+        raise DataError(
+            f"features {tuple(x.shape)} of the student and {tuple(y.shape)} of the teacher; project the "
+            "student's to equal shapes, or take distance='attention', which needs equal positions only"
+        )
+    x, y = x.flatten(1), y.flatten(1)
+    if distance == "attention":
+        return (unit(x) - unit(y)).square().sum(1)
+    if distance == "cosine":
+        return 1 - (unit(x) * unit(y)).sum(1)
+    return (x - y).square().mean(1) if distance == "squared" else (x - y).abs().mean(1)
+
+
+class KLDivLoss(Loss, function=kl_div_loss): ...
+
+
+class JensenShannonLoss(Loss, function=jensen_shannon_loss): ...
+
+
+class FeatureMatchingLoss(Loss, function=feature_matching_loss): ...

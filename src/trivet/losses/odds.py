@@ -1,0 +1,374 @@
+r"""Softmax losses of one scalar per row: the log odds against the true class.
+
+.. math:: g = \log \sum_{k \ne y} e^{z_k} - z_y, \qquad p_y = \sigma(-g)
+
+so that :math:`-\log p_y = \mathrm{softplus}(g)` and :math:`\log(1 - p_y) = -\mathrm{softplus}(-g)`, both
+without cancellation at any confidence. Cross entropy, focal, generalised and symmetric cross entropy are
+functions of g alone; logit adjustment and LDAM change z before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trivet.errors import DataError, InputError
+from trivet.losses.contract import Loss, check_labels, reduce, widen
+from trivet.losses.streaming import gradient_again
+
+__all__ = [
+    "GeneralizedCrossEntropyLoss",
+    "LDAMLoss",
+    "LogitAdjustedLoss",
+    "SoftmaxFocalLoss",
+    "SymmetricCrossEntropyLoss",
+    "generalized_cross_entropy_loss",
+    "ldam_loss",
+    "log_odds_against",
+    "logit_adjusted_loss",
+    "softmax_focal_loss",
+    "symmetric_cross_entropy_loss",
+]
+
+
+def _plain_odds(logits: Tensor, label: Tensor) -> Tensor:
+    own = logits.gather(1, label[:, None])
+    others = logits.scatter(1, label[:, None], -torch.inf)
+    return torch.logsumexp(others, 1) - own[:, 0]
+
+
+class _Odds(torch.autograd.Function):
+    """Log odds against the label, and their gradient: the softmax of the other classes, and -1."""
+
+    @staticmethod
+    def forward(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        index = label[:, None]
+        share = logits.scatter(1, index, -torch.inf)
+        peak = share.amax(1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
+        total = share.sub_(peak).exp_().sum(1, keepdim=True)
+        odds = (total.log() + peak - logits.gather(1, index))[:, 0]
+        # Without another class in play (all masked) the odds are -inf and the others' gradient is 0, not 0/0.
+        return odds, share.div_(torch.where(total == 0, 1, total)).scatter_(1, index, -1.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, None]:
+        logits, label, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradient_again(lambda z: _plain_odds(z, label), (logits,), upstream[0])[0], None
+        return slope * upstream[0][:, None], None
+
+
+def log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
+    """Return :math:`g` of each row: ``logits`` (rows, classes), ``label`` (rows,).
+
+    >>> log_odds_against(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([1]))  # log 2
+    tensor([0.6931])
+    """
+    if torch.compiler.is_compiling():
+        return _plain_odds(logits, label)
+    odds: Tensor = _Odds.apply(logits, label)[0]  # type: ignore[no-untyped-call]
+    return odds
+
+
+def _softplus(g: Tensor) -> Tensor:
+    return torch.logaddexp(g, torch.zeros_like(g))  # torch's softplus is a straight line above 20
+
+
+def _rows(
+    input: Tensor,
+    target: Tensor,
+    change: Callable[[Tensor, Tensor], Tensor],
+    value: Callable[[Tensor], Tensor],
+    *,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    empty: str,
+    sample_weight: Tensor | None,
+) -> Tensor:
+    """Bring ``(batch, classes, ...)`` to rows, change the logits, take g, and reduce the values of g."""
+    if input.ndim < 2 or input.shape[:1] + input.shape[2:] != target.shape or target.is_floating_point():
+        raise DataError(
+            f"input {tuple(input.shape)} and target {target.dtype} {tuple(target.shape)}; allowed are logits "
+            "(batch, classes, ...) and integer labels (batch, ...)"
+        )
+    classes = input.shape[1]
+    logits = widen(input).movedim(1, -1).reshape(-1, classes)
+    check_labels(target, classes, ignore_index)
+    kept = target.reshape(-1) != ignore_index
+    label = torch.where(kept, target.reshape(-1), 0)
+    values = value(log_odds_against(change(logits, label), label))
+    row_weight = kept.to(values.dtype)
+    if weight is not None:
+        if weight.shape != (classes,):
+            raise DataError(f"class weights of shape {tuple(weight.shape)}; allowed is ({classes},)")
+        row_weight = row_weight * weight.to(values.dtype)[label]
+    if sample_weight is not None:
+        missing = (1,) * (target.ndim - sample_weight.ndim)
+        every = sample_weight.reshape(sample_weight.shape + missing).expand(target.shape)
+        row_weight = row_weight * every.reshape(-1).to(values.dtype)
+    result = reduce(values, row_weight, reduction=reduction, empty=empty)
+    return result.view(target.shape) if reduction == "none" else result
+
+
+def _required(counts: Tensor | None) -> Tensor:
+    if counts is None:
+        raise InputError(
+            "class counts are missing; give counts=..., or call loss.fit(counts) with those of training"
+        )
+    return counts
+
+
+def _unchanged(logits: Tensor, label: Tensor) -> Tensor:
+    return logits
+
+
+def softmax_focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Focal loss for one of C classes: cross entropy that fades for examples already right.
+
+    .. math:: \ell = -w_y (1 - p_y)^\gamma \log p_y
+
+    Finite for gamma in (0, 1) at any confidence, where torchvision's and MONAI's gradients are NaN;
+    ``gamma=0`` is cross entropy (not so in segmentation-models-pytorch, whose multiclass form is
+    one-vs-rest).
+
+    Args:
+        input: logits ``(batch, classes, ...)``.
+        target: labels ``(batch, ...)``.
+        gamma: the focus; 0 or more.
+        weight: class weights ``(classes,)``, the alpha of the paper.
+        ignore_index: a label that takes no part.
+        reduction: ``"mean"`` divides by the weights of the labels that take part, as torch's cross entropy
+            (MONAI and kornia divide by the number of classes too); ``"sum"``; ``"none"``: ``(batch, ...)``.
+        empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
+
+    >>> round(softmax_focal_loss(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # log(2) / 4
+    0.1733
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", eq. 4.
+    """
+    return _rows(
+        input, target, _unchanged, lambda g: torch.exp(-gamma * _softplus(-g)) * _softplus(g),
+        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+def logit_adjusted_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    counts: Tensor | None = None,
+    tau: float = 1.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Cross entropy of logits shifted by the log class frequencies: rare classes get larger margins.
+
+    .. math:: \ell = -\log \frac{\pi_y^\tau e^{z_y}}{\sum_k \pi_k^\tau e^{z_k}}
+
+    Consistent for the balanced error. Predict from the logits as they are.
+
+    Args:
+        input: logits ``(batch, classes, ...)``.
+        target: labels ``(batch, ...)``.
+        counts: how often each class occurs in the training set ``(classes,)``; see ``class_counts``.
+        tau: 1 is the theory's.
+        weight: class weights ``(classes,)``.
+        ignore_index: a label that takes no part.
+        reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
+            ``(batch, ...)``.
+        empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
+
+    >>> value = logit_adjusted_loss(torch.zeros(1, 2), torch.tensor([1]), counts=torch.tensor([90, 10]))
+    >>> round(value.item(), 4)  # -log 0.1
+    2.3026
+
+    Source: Menon et al. 2021, "Long-tail learning via logit adjustment", eq. 10.
+    """
+    counts = _required(counts)
+    # A class never seen has prior 0: its logit of -inf takes it out of every sum, and its own rows cost
+    # infinity.
+    shift = tau * torch.log(counts.to(torch.float64) / counts.sum())
+    return _rows(
+        input, target, lambda z, label: z + shift.to(z), _softplus,
+        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+def ldam_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    counts: Tensor | None = None,
+    max_margin: float = 0.5,
+    scale: float = 30.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Label-distribution-aware margin: the true logit is handicapped, the more the rarer its class.
+
+    .. math:: \ell = -\log \frac{e^{s (z_y - \Delta_y)}}{e^{s (z_y - \Delta_y)} + \sum_{k \ne y} e^{s z_k}},
+              \qquad \Delta_j = \Delta_{\max} (\min_k n_k / n_j)^{1/4}
+
+    Meant for the logits of a normalised layer (cosines), whose size the margin is compared with.
+
+    Args:
+        input: logits ``(batch, classes, ...)``.
+        target: labels ``(batch, ...)``.
+        counts: how often each class occurs in the training set ``(classes,)``; see ``class_counts``.
+        max_margin: :math:`\Delta` of the rarest class.
+        scale: :math:`s`.
+        weight: class weights ``(classes,)``.
+        ignore_index: a label that takes no part.
+        reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
+            ``(batch, ...)``.
+        empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
+
+    >>> value = ldam_loss(torch.zeros(1, 2), torch.tensor([1]), counts=torch.tensor([160, 10]), scale=1.0)
+    >>> round(value.item(), 4)  # log(1 + exp(0.5))
+    0.9741
+
+    Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss", eq. 13.
+    """
+    counts = _required(counts)
+    rarity = counts.to(torch.float64).clamp_min(1) ** -0.25
+    margins = max_margin * rarity / rarity.max()
+
+    def handicapped(z: Tensor, label: Tensor) -> Tensor:
+        own = margins.to(z)[label]
+        return scale * z.scatter_add(1, label[:, None], -own[:, None])
+
+    return _rows(
+        input, target, handicapped, _softplus,
+        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+def generalized_cross_entropy_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    q: float = 0.7,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Between cross entropy and mean absolute error: a wrong label cannot cost more than 1/q.
+
+    .. math:: \ell = \frac{1 - p_y^q}{q}
+
+    ``q -> 0`` is cross entropy, ``q=1`` is :math:`1 - p_y`, which noise in the labels does not bias.
+
+    Args:
+        input: logits ``(batch, classes, ...)``.
+        target: labels ``(batch, ...)``.
+        q: in (0, 1]; 0.7 in the paper (Keras 0.5).
+        weight: class weights ``(classes,)``.
+        ignore_index: a label that takes no part.
+        reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
+            ``(batch, ...)``.
+        empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
+
+    >>> generalized_cross_entropy_loss(torch.zeros(1, 2), torch.tensor([0]), q=1.0).item()
+    0.5
+
+    Source: Zhang and Sabuncu 2018, "Generalized cross entropy loss", eq. 6.
+    """
+    if not 0 < q <= 1:
+        raise DataError(f"q={q}; allowed is a number in (0, 1]; for q -> 0 take cross_entropy")
+    return _rows(
+        input, target, _unchanged, lambda g: -torch.expm1(-q * _softplus(g)) / q,
+        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+def symmetric_cross_entropy_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    log_zero: float = -4.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Cross entropy plus its reverse, which labels cannot drive far when they are wrong.
+
+    .. math:: \ell = -\alpha \log p_y - \beta A (1 - p_y), \qquad A = \log 0 := -4
+
+    Args:
+        input: logits ``(batch, classes, ...)``.
+        target: labels ``(batch, ...)``.
+        alpha: weight of the cross entropy; 0.1 on CIFAR-10, 6 on CIFAR-100 in the paper.
+        beta: weight of the reverse cross entropy.
+        log_zero: :math:`A`, what the logarithm of a label's 0 is taken to be.
+        weight: class weights ``(classes,)``.
+        ignore_index: a label that takes no part.
+        reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
+            ``(batch, ...)``.
+        empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
+
+    >>> value = symmetric_cross_entropy_loss(torch.zeros(1, 2), torch.tensor([0]))
+    >>> round(value.item(), 4)  # 0.1 log 2 + 4 / 2
+    2.0693
+
+    Source: Wang et al. 2019, "Symmetric cross entropy for robust learning with noisy labels", eq. 5 to 7.
+    """
+    return _rows(
+        input, target, _unchanged, lambda g: alpha * _softplus(g) - beta * log_zero * torch.sigmoid(g),
+        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
+        sample_weight=sample_weight,
+    )  # fmt: skip
+
+
+class SoftmaxFocalLoss(Loss, function=softmax_focal_loss): ...
+
+
+class LogitAdjustedLoss(Loss, function=logit_adjusted_loss): ...
+
+
+class LDAMLoss(Loss, function=ldam_loss): ...
+
+
+class GeneralizedCrossEntropyLoss(Loss, function=generalized_cross_entropy_loss): ...
+
+
+class SymmetricCrossEntropyLoss(Loss, function=symmetric_cross_entropy_loss): ...

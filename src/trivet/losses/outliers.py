@@ -1,0 +1,212 @@
+"""Regression losses by what they do to an outlier: absolute, smooth absolute, log-cosh, and quantile."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from trivet.errors import InputError
+from trivet.losses.contract import Loss
+from trivet.losses.pointwise import pointwise
+
+__all__ = [
+    "L1Loss",
+    "LogCoshLoss",
+    "QuantileLoss",
+    "SmoothL1Loss",
+    "l1_loss",
+    "log_cosh_loss",
+    "quantile_loss",
+    "smooth_l1_loss",
+]
+
+
+def _absolute(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    e = x - t
+    return e.abs(), e.sign()
+
+
+def _smooth_absolute(x: Tensor, t: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    e = x - t
+    a = e.abs()
+    near = a < beta
+    return torch.where(near, 0.5 * e * e / beta, a - 0.5 * beta), torch.where(near, e / beta, e.sign())
+
+
+def _log_cosh(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    e = x - t
+    a = e.abs()
+    # Far out a - log 2, where cosh overflows; near 0 log1p(2 sinh^2(a/2)), where a - log 2 + ... cancels.
+    near = torch.expm1(-a)
+    small = torch.log1p(0.5 * near * near * torch.exp(a.clamp_max(1.0)))
+    return torch.where(a < 1, small, a + torch.log1p(torch.exp(-2 * a)) - math.log(2)), torch.tanh(e)
+
+
+def _pinball(x: Tensor, t: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    e = t - x
+    slope = (1 - tau) - (e > 0).to(e.dtype)  # where(e > 0, -tau, 1 - tau) would be float32 for float64
+    return torch.maximum(tau * e, (tau - 1) * e), torch.where(e == 0, 0, slope)
+
+
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Mean absolute error: every error counts by its size, so outliers pull no harder than others.
+
+    .. math:: \ell = |x - t|
+
+    Its minimiser is the median. The slope does not fall near the minimum: let the learning rate fall instead.
+
+    Args:
+        input: predictions ``(batch, ...)``.
+        target: values of the same shape.
+        mask: True where an element takes part ``(batch, ...)``.
+        reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
+        empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+
+    >>> l1_loss(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])).item()
+    2.0
+    """
+    return pointwise(
+        _absolute, input, target, (), mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight
+    )
+
+
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    beta: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Absolute error with a rounded tip: quadratic within ``beta``, slope 1 beyond.
+
+    .. math:: \ell = \begin{cases} e^2 / (2\beta) & |e| < \beta \\ |e| - \beta / 2 & \text{else} \end{cases}
+
+    Huber's loss with delta = beta is ``beta`` times this.
+
+    Args:
+        input: predictions ``(batch, ...)``.
+        target: values of the same shape.
+        beta: half width of the quadratic part, in units of the target; 0 is :func:`l1_loss`.
+        mask: True where an element takes part ``(batch, ...)``.
+        reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
+        empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+
+    >>> smooth_l1_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), reduction="none")
+    tensor([0.1250, 2.5000])
+
+    Source: Girshick 2015, "Fast R-CNN", eq. 3.
+    """
+    if beta < 0:
+        raise InputError(f"beta={beta}; allowed is a width of 0 or more")
+    rule, parameters = (_smooth_absolute, (beta,)) if beta else (_absolute, ())
+    return pointwise(
+        rule,
+        input,
+        target,
+        parameters,
+        mask=mask,
+        reduction=reduction,
+        empty=empty,
+        sample_weight=sample_weight,
+    )
+
+
+def log_cosh_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Logarithm of the hyperbolic cosine of the error: half its square near 0, its size far out, smooth
+    throughout.
+
+    .. math:: \ell = \log\cosh(x - t)
+
+    Args:
+        input: predictions ``(batch, ...)``.
+        target: values of the same shape.
+        mask: True where an element takes part ``(batch, ...)``.
+        reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
+        empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+
+    >>> log_cosh_loss(torch.tensor([1e-4, 1e4]), torch.zeros(2), reduction="none")
+    tensor([5.0000e-09, 9.9993e+03])
+    """
+    return pointwise(
+        _log_cosh, input, target, (), mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight
+    )
+
+
+def quantile_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    quantile: float = 0.5,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    empty: str = "zero",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Pinball loss: its minimiser is the quantile of the target.
+
+    .. math:: \ell = \max(\tau (t - x), (\tau - 1)(t - x))
+
+    At 0.9 being too low costs nine times being too high. At 0.5 it is half the absolute error.
+
+    Args:
+        input: predicted quantiles ``(batch, ...)``.
+        target: values of the same shape.
+        quantile: :math:`\tau` in (0, 1).
+        mask: True where an element takes part ``(batch, ...)``.
+        reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
+        empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
+        sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+
+    >>> quantile_loss(torch.tensor([0.0, 2.0]), torch.ones(2), quantile=0.9, reduction="none")
+    tensor([0.9000, 0.1000])
+
+    Source: Koenker and Bassett 1978, "Regression quantiles".
+    """
+    if not 0 < quantile < 1:
+        raise InputError(f"quantile={quantile}; allowed is a number between 0 and 1, such as 0.9")
+    return pointwise(
+        _pinball,
+        input,
+        target,
+        (quantile,),
+        mask=mask,
+        reduction=reduction,
+        empty=empty,
+        sample_weight=sample_weight,
+    )
+
+
+class L1Loss(Loss, function=l1_loss): ...
+
+
+class SmoothL1Loss(Loss, function=smooth_l1_loss): ...
+
+
+class LogCoshLoss(Loss, function=log_cosh_loss): ...
+
+
+class QuantileLoss(Loss, function=quantile_loss): ...
