@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -145,13 +147,33 @@ def test_factors_stay_between_zero_and_one_and_stop_at_the_end(schedule: Schedul
 
 
 @pytest.mark.parametrize("name", sorted(schedules.catalogue()))
-def test_every_member_is_documented_and_drawn(name: str) -> None:
+def test_every_member_is_documented_and_drawn_and_travels(name: str) -> None:
     make = schedules.catalogue()[name]
     assert make.__doc__
     assert ">>>" in make.__doc__
     schedule = make(0.3) if name == "warmup" else make()
     assert len(schedule.sparkline(20)) == 20
     assert parse(str(schedule)) == schedule
+    assert hash(parse(str(schedule))) == hash(schedule)
+    again = pickle.loads(pickle.dumps(schedule))
+    assert [again(i / 7) for i in range(8)] == [schedule(i / 7) for i in range(8)]
+
+
+def test_arrays_of_progress_give_arrays_of_factors() -> None:
+    schedule = schedules.warmup(0.1) >> schedules.cosine(floor=np.float64(0.1))
+    grid = np.linspace(0, 1, 12).reshape(3, 4)
+    np.testing.assert_array_equal(schedule(grid).ravel(), [schedule(float(p)) for p in grid.ravel()])
+    assert str(schedule) == "warmup(0.1) >> cosine(floor=0.1)"
+
+
+@pytest.mark.app
+def test_the_plot_spans_the_run_and_the_page_holds_safe_html() -> None:
+    schedule = schedules.warmup(0.1) >> schedules.cosine()
+    (line,) = schedule.plot(steps=50, lr=0.2).axes[0].lines
+    assert len(line.get_xdata()) == 50
+    assert 0.95 < max(line.get_xdata()) <= 1
+    assert max(line.get_ydata()) == pytest.approx(0.2)
+    assert "&gt;&gt;" in schedule._repr_html_()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +199,10 @@ def test_every_member_is_documented_and_drawn(name: str) -> None:
         ("__import__('os').system('true')", "names, calls"),
         ("cosine(floor=open('x'))", "plain numbers"),
         ("3 + 4", "names, calls"),
+        ("cosine(floor='low')", "must be a number"),
+        ("restarts(cycles=2.5)", "whole number"),
+        ("(" * 30_000, "at most 20000 characters"),
+        (" >> ".join(["warmup(0.0001)"] * 1000), "cannot be read"),
     ],
 )
 def test_wrong_schedules_get_one_clear_line(text: str, words: str) -> None:
@@ -197,6 +223,29 @@ def test_groups_keep_their_own_base_rates_and_tensor_rates_are_filled_in_place()
     assert math.isclose(float(rate), 0.05, rel_tol=1e-6)
 
 
+def test_a_group_added_later_and_a_loaded_state_are_scheduled_from_their_own_rates() -> None:
+    opt = optimizer(1.0)
+    scheduler = Scheduler(opt, schedules.linear(), total_steps=4)
+    opt.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.4})
+    opt.step()
+    scheduler.step()
+    assert scheduler.get_last_lr() == pytest.approx([0.75, 0.3])
+    state = opt.state_dict()
+    opt.load_state_dict(state)  # replaces the groups
+    opt.step()
+    scheduler.step()
+    assert scheduler.get_last_lr() == pytest.approx([0.5, 0.2])
+
+
+def test_rates_of_zero_and_states_of_other_schedulers_are_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing to schedule"):
+        Scheduler(optimizer(0.0), schedules.linear(), total_steps=4)
+    with pytest.raises(RecipeError, match="another scheduler"):
+        Scheduler(optimizer(), schedules.linear(), total_steps=4).load_state_dict({"last_epoch": 3})
+    with pytest.raises(RecipeError, match="total_steps = 0"):
+        Scheduler(optimizer(), schedules.linear(), total_steps=0)
+
+
 def test_reading_a_schedule_needs_no_torch() -> None:
     code = "import sys; from trivet.schedules import parse; parse('cosine()'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -214,9 +263,11 @@ def test_accumulated_and_skipped_steps_do_not_count() -> None:
     assert opt.param_groups[0]["lr"] == pytest.approx(0.8 * 0.25)
 
 
-def test_a_grad_scaler_that_skips_leaves_the_schedule_where_it_is() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_grad_scaler_that_skips_leaves_the_schedule_where_it_is(fused: bool) -> None:
+    # A fused step is called even when it is skipped: the kernel itself reads the flag.
     weight = torch.nn.Parameter(torch.ones(1))
-    opt = torch.optim.SGD([weight], lr=1.0)
+    opt = torch.optim.SGD([weight], lr=1.0, fused=fused)
     scheduler = Scheduler(opt, schedules.linear(), total_steps=4)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     for value in (1.0, float("inf"), 1.0):
@@ -262,6 +313,20 @@ def test_absolute_lengths_mean_what_they_say() -> None:
         parse('warmup("101 steps") >> cosine()').resolve(total_steps=100)
     with pytest.raises(RecipeError, match="absolute length"):
         schedule(0.5)
+
+
+@given(total=st.integers(4, 400), data=st.data())
+def test_a_jump_happens_at_its_own_step_and_not_one_later(total: int, data: st.DataObject) -> None:
+    # Ends of phases are sums of quotients, and progress is one quotient: rounding sets them apart by 1e-16.
+    first = data.draw(st.integers(1, total - 3))
+    second = data.draw(st.integers(1, total - first - 1))
+    schedule = schedules.constant(f"{first} steps") >> schedules.linear(f"{second} steps", floor=0.5)
+    schedule = (schedule >> schedules.restarts(cycles=1)).resolve(total_steps=total)
+    assert schedule((first + second) / total) == 1.0
+    assert 0.5 <= schedule((first + second - 1) / total) <= 1.0
+    if total % 4 == 0:
+        drops = schedules.constant(0.5) >> schedules.multi_step(at=[0.5], factor=0.1)
+        assert [drops((3 * total // 4 + k) / total) for k in (-1, 0)] == [1.0, 0.1]
 
 
 def test_hold_and_decay_go_on_from_where_the_phase_before_ended() -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from trivet.errors import RecipeError, unknown_name
-from trivet.schedules.schedule import Length, Phase, Plateau, Schedule
+from trivet.schedules.schedule import ROUNDING, Length, Phase, Plateau, Schedule
 
 
 def _one(
@@ -80,11 +80,11 @@ def restarts(length: Length = None, *, cycles: int = 3, floor: float = 0.0) -> S
     1.0
     """
     _fraction("restarts", "floor", floor)
-    if cycles < 1:
-        raise RecipeError(f"restarts: cycles = {cycles!r} must be 1 or more")
+    if cycles < 1 or cycles != int(cycles):
+        raise RecipeError(f"restarts: cycles = {cycles!r} must be a whole number, 1 or more")
 
     def shape(p: float) -> float:
-        within = (p * cycles) % 1.0 if p < 1 else 1.0
+        within = (p * cycles + ROUNDING) % 1.0 if p < 1 else 1.0
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * within))
 
     return _one("restarts", length, shape, {"cycles": cycles} | _floor(floor))
@@ -126,7 +126,7 @@ def multi_step(length: Length = None, *, at: Sequence[float] = (0.5, 0.75), fact
         _fraction("multi_step", "at", x)
     if not factor > 0:
         raise RecipeError(f"multi_step: factor = {factor!r} must be above 0")
-    shape = lambda p: factor ** sum(p >= x for x in points)  # noqa: E731
+    shape = lambda p: factor ** sum(p >= x - ROUNDING for x in points)  # noqa: E731
     return _one("multi_step", length, shape, {"at": points, "factor": factor})
 
 
@@ -198,7 +198,7 @@ def step(length: Length = None, *, every: float = 1 / 3, factor: float = 0.1) ->
         raise RecipeError(f"step: every = {every!r} must lie in (0, 1]")
     if not factor > 0:
         raise RecipeError(f"step: factor = {factor!r} must be above 0")
-    # Rounding must not move a drop by one step: 0.3 / 0.1 is 2.9999999999999996.
+    # 0.3 / 0.1 is 2.9999999999999996.
     shape = lambda p: factor ** math.floor(p / every + 1e-9)  # noqa: E731
     return _one("step", length, shape, {"every": every, "factor": factor})
 

@@ -44,7 +44,7 @@ def scaled_lr(lr: float, *, batch_size: int, base_batch_size: int, optimizer: st
     reason = (
         "An adaptive step is the gradient over its own noise; k times more samples shrink that noise by the root of k."
     )
-    return Scaled(lr * math.sqrt(ratio), "square root", reason, "Malladi et al. 2022, equation 4")
+    return Scaled(lr * math.sqrt(ratio), "square root", reason, "Malladi et al. 2022, the square root scaling rule")
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 from trivet.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 BARS = "▁▂▃▄▅▆▇█"
 # A fraction of the run, or an absolute length such as "500 steps", "2 epochs" or "1e6 tokens"; None: the rest.
 Length: TypeAlias = float | str | None
+# From progress within a phase to a factor of the rate, or to a momentum.
+Shape: TypeAlias = Callable[[float], float]
 UNITS = ("steps", "epochs", "tokens")
+# Progress is a quotient of integers: k/n may fall short of a join by rounding, which must not move a jump by one step.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class Phase:
     name: str
     length: Length
     parameters: tuple[tuple[str, object], ...]
-    factor: Callable[[float], float] = field(compare=False, repr=False)
-    momentum: Callable[[float], float] | None = field(default=None, compare=False, repr=False)
+    factor: Shape = field(compare=False, repr=False)
+    momentum: Shape | None = field(default=None, compare=False, repr=False)
     relative: bool = False
     plateau: Plateau | None = None
 
@@ -48,8 +55,8 @@ class Phase:
             )
 
     def __str__(self) -> str:
-        words = [] if self.length is None else [repr(self.length).replace("'", '"')]
-        words += [f"{key}={list(v) if isinstance(v, tuple) else repr(v)}" for key, v in self.parameters]
+        words = [] if self.length is None else [_literal(self.length).replace("'", '"')]
+        words += [f"{key}={_literal(value)}" for key, value in self.parameters]
         return f"{self.name}({', '.join(words)})"
 
 
@@ -81,24 +88,41 @@ class Schedule:
     def __rshift__(self, other: Schedule) -> Schedule:
         return Schedule(self.phases + other.phases)
 
-    def __call__(self, progress: float) -> float:
-        """Return the factor at progress; past the end the last value stays."""
-        for begin, end, length, level, phase in self._table:
+    def __reduce__(self) -> tuple[Callable[[str], Schedule], tuple[str]]:
+        from trivet.schedules.text import parse
+
+        return parse, (str(self),)  # the shapes are closures, which do not pickle; the text says all
+
+    @overload
+    def __call__(self, progress: float) -> float: ...
+
+    @overload
+    def __call__(self, progress: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+    def __call__(self, progress: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+        """Return the factor at progress, a number or an array; past the end the last value stays."""
+        if type(progress) is not float and not isinstance(progress, float | int):
+            import numpy as np
+
+            return np.array([self(float(each)) for each in progress.flat]).reshape(progress.shape)
+        for begin, end, length, level, factor, _ in self._table:
             if progress < end:
                 p = (progress - begin) / length
-                return level * phase.factor(0.0 if p < 0.0 else 1.0 if p > 1.0 else p)
+                return level * factor(0.0 if p < 0.0 else 1.0 if p > 1.0 else p)
         raise RecipeError(f"progress = {progress!r} is not a number in [0, 1]")
 
     def momentum(self, progress: float) -> float | None:
         """Return the momentum at progress, or None where the schedule leaves it alone."""
-        begin, _, length, _, phase = next(row for row in self._table if progress < row[1])
-        p = min(max(0.0, (progress - begin) / length), 1.0)
-        return None if phase.momentum is None else phase.momentum(p)
+        return self.pair(progress)[1]
 
-    @property
-    def has_momentum(self) -> bool:
-        """Whether any phase sets the momentum too."""
-        return any(phase.momentum is not None for phase in self.phases)
+    def pair(self, progress: float) -> tuple[float, float | None]:
+        """Return factor and momentum at progress."""
+        for begin, end, length, level, factor, momentum in self._table:
+            if progress < end:
+                p = (progress - begin) / length
+                p = 0.0 if p < 0.0 else 1.0 if p > 1.0 else p
+                return level * factor(p), None if momentum is None else momentum(p)
+        raise RecipeError(f"progress = {progress!r} is not a number in [0, 1]")
 
     @property
     def plateau(self) -> Plateau | None:
@@ -106,15 +130,15 @@ class Schedule:
         return next((phase.plateau for phase in self.phases if phase.plateau is not None), None)
 
     @cached_property
-    def _table(self) -> tuple[tuple[float, float, float, float, Phase], ...]:
-        """Begin, end, length and level of every phase; the last one has no end."""
-        rows: list[tuple[float, float, float, float, Phase]] = []
+    def _table(self) -> tuple[tuple[float, float, float, float, Shape, Shape | None], ...]:
+        """Begin, end, length, level, factor and momentum of every phase; the last one has no end."""
+        rows: list[tuple[float, float, float, float, Shape, Shape | None]] = []
         begin, level = 0.0, 1.0
         for index, phase in enumerate(self.phases):
             length = max(1 - begin, 1e-12) if phase.length is None else self._fraction(phase)
             level = level if phase.relative else 1.0
-            end = math.inf if index == len(self.phases) - 1 else begin + length
-            rows.append((begin, end, length, level, phase))
+            end = math.inf if index == len(self.phases) - 1 else begin + length - ROUNDING
+            rows.append((begin, end, length, level, phase.factor, phase.momentum))
             begin, level = begin + length, level * phase.factor(1.0)
         return tuple(rows)
 
@@ -137,6 +161,8 @@ class Schedule:
         >>> str((warmup("50 steps") >> cosine()).resolve(total_steps=1000))
         'warmup(0.05) >> cosine()'
         """
+        if not total_steps >= 1:
+            raise RecipeError(f"total_steps = {total_steps} must be 1 or more")
         per_unit = {"steps": 1.0, "epochs": steps_per_epoch, "tokens": tokens_per_step and 1 / tokens_per_step}
         phases = []
         for phase in self.phases:
@@ -182,13 +208,15 @@ class Schedule:
         from trivet.figures.curves import schedule
 
         shown = self.resolve(total_steps=steps, steps_per_epoch=steps / 10, tokens_per_step=1.0)
-        return schedule(list(range(steps)), [lr * factor for factor in shown.values(steps)])
+        return schedule([step / steps for step in range(steps)], [lr * factor for factor in shown.values(steps)])
 
     def _repr_html_(self) -> str:
         shown = self._drawable()
         points = " ".join(f"{3 * i},{62 - 60 * shown(i / 100):.1f}" for i in range(101))
         line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="2"/>'
-        return f'<code>{self}</code><br><svg width="300" height="64" viewBox="0 0 300 64">{line}</svg>'
+        return (
+            f'<code>{html.escape(str(self))}</code><br><svg width="300" height="64" viewBox="0 0 300 64">{line}</svg>'
+        )
 
     def _drawable(self) -> Schedule:
         try:
@@ -196,6 +224,11 @@ class Schedule:
         except RecipeError:
             parts = [dataclasses.replace(p, length=0.1) if isinstance(p.length, str) else p for p in self.phases]
             return Schedule(tuple(parts))
+
+
+def _literal(value: object) -> str:
+    plain = value.item() if hasattr(value, "item") else value  # NumPy writes its numbers as calls
+    return repr(list(plain) if isinstance(plain, tuple) else plain)
 
 
 def read_length(text: str) -> tuple[float, str]:

@@ -35,6 +35,8 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
     ([0.8, 0.6, 0.4, 0.2], {'step': 4})
     """
 
+    _step_count = 0  # Accelerate adds to it; nothing here reads it
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -44,24 +46,36 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
         steps_per_epoch: float | None = None,
         tokens_per_step: float | None = None,
     ) -> None:
-        if total_steps < 1:
-            raise RecipeError(f"total_steps = {total_steps} must be 1 or more")
         self.schedule = schedule.resolve(
             total_steps=total_steps, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step
         )
         self.optimizer, self.total_steps = optimizer, total_steps
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", float(group["lr"]))
-        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        if all(lr <= 0 for lr in self.base_lrs):
+            raise RecipeError(
+                f"the base rates {self.base_lrs} leave nothing to schedule; give the optimizer an lr above 0"
+            )
+        self._groups: list[dict[str, Any]] = []
+        self._bases: list[float] = []
+        self._plain = False
         self.last_epoch = 0
-        self._has_momentum = self.schedule.has_momentum
         self._plateau = None if self.schedule.plateau is None else _PlateauState(self.schedule.plateau)
         self._stepped = False
         optimizer.register_step_post_hook(self._note_step)
         self._set()
 
-    def _note_step(self, *_: object) -> None:
-        self._stepped = True
+    @property
+    def base_lrs(self) -> list[float]:  # type: ignore[override]
+        """The rate of each group where the factor is 1."""
+        return [float(group.setdefault("initial_lr", float(group["lr"]))) for group in self.optimizer.param_groups]
+
+    @property
+    def _last_lr(self) -> list[float | torch.Tensor]:  # type: ignore[override]
+        return self.get_last_lr()  # read by integrations in torch's place
+
+    def _note_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        # A fused step under a GradScaler is called all the same and skips inside its kernel: only this flag tells.
+        skipped = optimizer.__dict__.get("found_inf")
+        self._stepped = self._stepped or skipped is None or not bool(skipped)
 
     def step(self, epoch: int | None = None) -> None:
         """Go one step on, if the optimizer has made one since the last call."""
@@ -92,6 +106,8 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state; rates are computed anew, not read from anywhere."""
+        if "step" not in state_dict:
+            raise RecipeError(f"the state has no step, only {sorted(state_dict)}: it was saved by another scheduler")
         self.last_epoch = int(state_dict["step"])
         if self._plateau is not None:
             if "plateau" not in state_dict:
@@ -102,21 +118,23 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
 
     def _set(self) -> None:
         progress = self.last_epoch / self.total_steps
-        factor = self.schedule(progress)
+        factor, momentum = self.schedule.pair(progress)
+        if momentum is not None:
+            self._set_momentum(momentum)
         if self._plateau is not None:
             factor *= self._plateau.factor_at(progress)
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            if type(group["lr"]) is float:
+        groups = self.optimizer.param_groups
+        if groups is not self._groups or len(groups) != len(self._bases):
+            self._groups, self._bases = groups, self.base_lrs  # a group was added, or a state was loaded
+            self._plain = all(type(group["lr"]) is float for group in groups)
+        if self._plain:
+            for group, base in zip(groups, self._bases):  # noqa: B905 - checked above; strict costs a tenth of the budget
                 group["lr"] = base * factor
-            else:
-                _set_rate(group, float(base * factor))
-        if self._has_momentum:
-            self._set_momentum(progress)
+        else:
+            for group, base in zip(groups, self._bases, strict=True):
+                _set_rate(group, base * factor)
 
-    def _set_momentum(self, progress: float) -> None:
-        momentum = self.schedule.momentum(progress)
-        if momentum is None:
-            return
+    def _set_momentum(self, momentum: float) -> None:
         for group in self.optimizer.param_groups:
             if "betas" in group:
                 group["betas"] = (momentum, *group["betas"][1:])

@@ -9,6 +9,9 @@ from trivet.errors import RecipeError, nearest, unknown_name
 from trivet.schedules.phases import catalogue
 from trivet.schedules.schedule import Schedule
 
+# A bound for what the page and the command line accept; real schedules have below a hundred.
+LONGEST = 20_000
+
 
 def parse(text: str) -> Schedule:
     """Read a schedule's text form, such as `"warmup(0.05) >> cosine(floor=0.01)"`.
@@ -18,11 +21,14 @@ def parse(text: str) -> Schedule:
     >>> str(parse("cosine"))
     'cosine()'
     """
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise RecipeError(f"a schedule's text form is a string of at most {LONGEST} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+        return _read(ast.parse(text.strip(), mode="eval").body, text)
+    except RecipeError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RecipeError(f'schedule {text!r} cannot be read; write for instance "warmup(0.05) >> cosine()"') from error
-    return _read(tree, text)
 
 
 def _read(node: ast.expr, text: str) -> Schedule:
@@ -49,6 +55,9 @@ def _call(name: str, arguments: list[object], options: dict[str, object]) -> Sch
         if key not in allowed:
             hint = nearest(key, allowed) or "."
             raise RecipeError(f"schedule {name!r} has no parameter {key!r}{hint} Allowed: {', '.join(allowed)}")
+    for key, value in (*zip(allowed, arguments, strict=False), *options.items()):
+        if allowed[key].annotation in ("float", "int") and type(value) not in (float, int):
+            raise RecipeError(f"schedule {name!r}: {key} = {value!r} must be a number")
     try:
         return members[name](*arguments, **options)
     except TypeError as error:
