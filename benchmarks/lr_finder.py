@@ -22,8 +22,10 @@ from sklearn.datasets import load_digits
 
 from benchmarks.store import RESULTS, store
 from trivet.advice import recommend
+from trivet.advice.recommend.rate import rate_prior
 from trivet.recipes import Edit, Recipe
 from trivet.record import Eval, Event
+from trivet.schedules.scaling import scaled_lr
 from trivet.tasks import Task, read_task
 from trivet.training import train
 from trivet.tuning import find_lr
@@ -79,7 +81,11 @@ def recipe_of(task: Task, optimizer: str) -> Recipe:
     epochs = steps / max(1, len(task.train) // recipe.batch_size)
     loss = {"name": recipe.loss["name"]} if "delta" not in recipe.loss else dict(recipe.loss)
     edits = (Edit("optimizer", parameters | {"lr": 1e-3}), Edit("epochs", epochs), Edit("loss", loss))  # type: ignore[arg-type]
-    return recipe.apply(*edits)
+    recipe = recipe.apply(*edits)
+    # The rate that is there before is the prior's, as in any recommended recipe.
+    prior = rate_prior(optimizer)
+    lr = scaled_lr(prior.pick, batch_size=recipe.batch_size, base_batch_size=prior.base_batch, optimizer=optimizer).lr
+    return recipe.apply(Edit("optimizer.lr", min(max(lr, prior.low), prior.high)))
 
 
 def grid_of(optimizer: str) -> list[float]:
@@ -149,6 +155,17 @@ def optimum(rates: list[float], errors: list[list[float]]) -> tuple[float, float
     return rates[top] * math.exp(shift * spacing), statistics.fmean(finite), statistics.stdev(finite)
 
 
+def plateau(rates: list[float], errors: list[list[float]]) -> tuple[float, float]:
+    """Return the lowest and highest rate whose mean is within one seed standard deviation of the best mean.
+
+    Many cells have no sharp optimum: a rate inside this interval cannot be told from the best one by these seeds.
+    """
+    means = [statistics.fmean(row) for row in errors]
+    spread = statistics.median(statistics.stdev(row) for row in errors if all(math.isfinite(e) for e in row))
+    good = [rate for rate, mean in zip(rates, means, strict=True) if mean <= min(means) + spread]
+    return min(good), max(good)
+
+
 def classic_rules(rates: list[float], curve: list[float]) -> dict[str, float]:
     """What the classic rules pick on a sweep: steepest descent, a tenth of the minimum, the valley's two thirds."""
     values, logs = np.asarray(curve), np.log(np.asarray(rates[: len(curve)]))
@@ -176,6 +193,7 @@ def score(cell: tuple[str, str], known: dict[str, object]) -> dict[str, object]:
     task = task_of(name)
     recipe = recipe_of(task, optimizer)
     best, best_error, spread = optimum(known["rates"], known["errors"])  # type: ignore[arg-type]
+    lowest, highest = plateau(known["rates"], known["errors"])  # type: ignore[arg-type]
     began = time.perf_counter()
     found = find_lr(task, recipe, seed=0)
     seconds = time.perf_counter() - began
@@ -186,6 +204,8 @@ def score(cell: tuple[str, str], known: dict[str, object]) -> dict[str, object]:
         "best": best,
         "pick": found.pick,
         "log10_error": abs(math.log10(found.pick / best)),
+        "good_range": [lowest, highest],
+        "log10_outside_good_range": max(0.0, math.log10(lowest / found.pick), math.log10(found.pick / highest)),
         "abstained": found.abstained,
         "confidence": found.confidence,
         "error_at_best": best_error,
@@ -222,6 +242,7 @@ def main() -> None:
         "median_log10_error": statistics.median(errors),
         "ninth_decile_log10_error": errors[math.ceil(0.9 * len(errors)) - 1],
         "worst_log10_error": errors[-1],
+        "in_good_range": sum(row["log10_outside_good_range"] == 0 for row in rows) / len(rows),
         "within_one_sd": sum(bool(row["within_one_sd"]) for row in rows) / len(rows),
         "abstained": sum(bool(row["abstained"]) for row in rows) / len(rows),
         "mean_cost_in_runs": statistics.fmean(float(row["cost_in_runs"]) for row in rows),  # type: ignore[arg-type]

@@ -42,9 +42,7 @@ LABELS: dict[str, tuple[Function, Function]] = {
     ),
     "cross entropy of probabilities": (
         lambda z, t: losses.cross_entropy(z, SOFT, weight=torch.arange(1.0, 6.0), label_smoothing=0.1),
-        lambda z, t: F.cross_entropy(
-            z, SOFT, weight=torch.arange(1.0, 6.0, dtype=torch.float64), label_smoothing=0.1
-        ),
+        lambda z, t: F.cross_entropy(z, SOFT, weight=torch.arange(1.0, 6.0, dtype=torch.float64), label_smoothing=0.1),
     ),
     "focal of softmax": (
         losses.softmax_focal_loss,
@@ -75,14 +73,10 @@ LABELS: dict[str, tuple[Function, Function]] = {
 }
 
 
-def _bce(
-    z: Tensor, t: Tensor, gamma_pos: float, gamma_neg: float, m: float, yes: float = 1, no: float = 1
-) -> Tensor:
+def _bce(z: Tensor, t: Tensor, gamma_pos: float, gamma_neg: float, m: float, yes: float = 1, no: float = 1) -> Tensor:
     p = z.sigmoid()
     shifted = (p - m).clamp_min(0)
-    return (
-        -yes * t * (1 - p) ** gamma_pos * p.log() - no * (1 - t) * shifted**gamma_neg * (1 - shifted).log()
-    ).mean()
+    return (-yes * t * (1 - p) ** gamma_pos * p.log() - no * (1 - t) * shifted**gamma_neg * (1 - shifted).log()).mean()
 
 
 YES_NO: dict[str, tuple[Function, Function]] = {
@@ -207,9 +201,7 @@ def test_focal_gradient_is_finite_at_saturated_logits_where_torchvision_and_mona
         value = losses.softmax_focal_loss(z, torch.tensor([0, 0]), gamma=gamma)
         assert torch.autograd.grad(value, z)[0].isfinite().all()
         y = torch.tensor([size, -size, size, -size], requires_grad=True)
-        value = losses.asymmetric_loss(
-            y, torch.tensor([1.0, 1.0, 0.0, 0.0]), gamma_neg=gamma, gamma_pos=gamma
-        )
+        value = losses.asymmetric_loss(y, torch.tensor([1.0, 1.0, 0.0, 0.0]), gamma_neg=gamma, gamma_pos=gamma)
         assert torch.autograd.grad(value, y)[0].isfinite().all()
 
 
@@ -367,8 +359,6 @@ def test_smooth_l1_lies_between_the_absolute_error_and_its_limits(a: float, b: f
     e = abs(a - b)
     assert losses.smooth_l1_loss(x, t, beta=1e-9).item() == pytest.approx(e, abs=1e-8)
     wide = 1e6
-    assert wide * losses.smooth_l1_loss(x, t, beta=wide).item() == pytest.approx(
-        0.5 * e * e, rel=1e-9, abs=1e-30
-    )
+    assert wide * losses.smooth_l1_loss(x, t, beta=wide).item() == pytest.approx(0.5 * e * e, rel=1e-9, abs=1e-30)
     assert losses.log_cosh_loss(x, t).item() <= e + 1e-12
     assert losses.log_cosh_loss(x, t).item() >= e - math.log(2) - 1e-12

@@ -25,9 +25,7 @@ def _module(name: str, **keywords: Any) -> losses.Loss:
     return CATALOGUE[name](**EXAMPLES[name].arguments, **keywords).double()
 
 
-def _value_and_gradient(
-    loss: losses.Loss, x: Tensor, t: Tensor, w: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def _value_and_gradient(loss: losses.Loss, x: Tensor, t: Tensor, w: Tensor | None = None) -> tuple[Tensor, Tensor]:
     leaf = x.clone().requires_grad_()
     value = loss(leaf, t, w)
     return value.detach(), torch.autograd.grad(value, leaf)[0]
@@ -122,9 +120,7 @@ def test_narrow_types_follow_float64(name: str, dtype: torch.dtype, size: float)
     rough = {torch.float32: 2e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
     exact = rough if name == "linear_cross_entropy" and dtype != torch.float32 else 2e-5
     assert abs(value.double() - wide[0]) <= exact * abs(wide[0]) + 1e-6
-    tiny = (
-        12 * x[0].numel() * torch.finfo(dtype).smallest_normal
-    )  # gradients that underflow in the narrow type
+    tiny = 12 * x[0].numel() * torch.finfo(dtype).smallest_normal  # gradients that underflow in the narrow type
     assert (gradient.double() - wide[1]).norm() <= rough * wide[1].norm() + tiny
 
 
@@ -181,9 +177,7 @@ def test_layout_in_memory_does_not_matter(name: str) -> None:
     x, t = EXAMPLES[name].batch(6, 1.0)
     strided = torch.stack([x, x], -1)[..., 0]
     assert not strided.is_contiguous()
-    torch.testing.assert_close(
-        _value_and_gradient(_module(name), strided, t), _value_and_gradient(_module(name), x, t)
-    )
+    torch.testing.assert_close(_value_and_gradient(_module(name), strided, t), _value_and_gradient(_module(name), x, t))
 
 
 @every_loss

@@ -58,9 +58,7 @@ def test_jensen_shannon_equals_the_definition(beta: float) -> None:
     expected = beta * (q * (q / m).log()).sum(1) + (1 - beta) * (p * (p / m).log()).sum(1)
     value = jensen_shannon_loss(student, teacher, beta=beta, reduction="none")
     torch.testing.assert_close(value, expected)
-    assert torch.autograd.gradcheck(
-        lambda s: jensen_shannon_loss(s, teacher, beta=beta), student.requires_grad_()
-    )
+    assert torch.autograd.gradcheck(lambda s: jensen_shannon_loss(s, teacher, beta=beta), student.requires_grad_())
     assert torch.autograd.gradgradcheck(
         lambda s: jensen_shannon_loss(s, teacher[:1, :, :1], beta=beta), student[:1, :, :1]
     )

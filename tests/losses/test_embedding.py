@@ -15,9 +15,7 @@ from trivet.errors import DataError
 from trivet.losses import embedding, streaming
 
 
-def _batch(
-    n: int = 24, d: int = 5, classes: int = 4, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor]:
+def _batch(n: int = 24, d: int = 5, classes: int = 4, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
     return x, torch.randint(classes, (n,), generator=generator)
@@ -117,8 +115,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Ten
     "info_nce symmetric": (
         lambda x, y: embedding.info_nce_loss(x, OTHER_VIEW.to(x.dtype), symmetric=True, normalize=False),
         lambda x, y: sum(
-            F.cross_entropy(s, torch.arange(len(x))) / 2
-            for s in (x @ OTHER_VIEW.T / 0.07, OTHER_VIEW @ x.T / 0.07)
+            F.cross_entropy(s, torch.arange(len(x))) / 2 for s in (x @ OTHER_VIEW.T / 0.07, OTHER_VIEW @ x.T / 0.07)
         ),
     ),
     "sup_con": (
@@ -356,9 +353,7 @@ def test_per_sample_gradients_through_func_agree_with_autograd() -> None:
     leaf = x.clone().requires_grad_()
     torch.testing.assert_close(gradient, torch.autograd.grad(embedding.triplet_loss(leaf, y), leaf)[0])
     gradient = torch.func.grad(lambda x: embedding.nt_xent_loss(x, OTHER_VIEW))(x)
-    torch.testing.assert_close(
-        gradient, torch.autograd.grad(embedding.nt_xent_loss(leaf, OTHER_VIEW), leaf)[0]
-    )
+    torch.testing.assert_close(gradient, torch.autograd.grad(embedding.nt_xent_loss(leaf, OTHER_VIEW), leaf)[0])
 
 
 def test_modules_hold_prototypes_and_show_what_differs() -> None:

@@ -47,9 +47,7 @@ def _plain(
     logits = F.linear(hidden, output, linear_bias)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    loss = F.cross_entropy(
-        logits, target, weight=weight, label_smoothing=label_smoothing, reduction=reduction
-    )
+    loss = F.cross_entropy(logits, target, weight=weight, label_smoothing=label_smoothing, reduction=reduction)
     if not z_loss:
         return loss
     kept = target != -100
@@ -88,9 +86,7 @@ def test_equals_linear_then_cross_entropy(form: dict[str, Any], reduction: str) 
         upstream = torch.linspace(0.5, 2, value.numel(), dtype=torch.float64).view(value.shape)
         first = torch.autograd.grad(value, operands, upstream, create_graph=True)
         again = torch.autograd.grad(sum((g * g.sin()).sum() for g in first), operands)
-        plain_first = torch.autograd.grad(
-            function(operands[0], operands[1], target, **form), operands, upstream
-        )
+        plain_first = torch.autograd.grad(function(operands[0], operands[1], target, **form), operands, upstream)
         found.append((value, *first, *again, *plain_first))
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
@@ -108,9 +104,7 @@ def test_bfloat16_value_and_gradient_follow_float64(form: dict[str, Any]) -> Non
     # logits are rounded to 8 bits, as a bfloat16 linear layer does; the mean over 42 tokens is better than
     # one
     assert value.item() == pytest.approx(expected.item(), rel=4e-3)
-    for ours, true in zip(
-        torch.autograd.grad(value, narrow), torch.autograd.grad(expected, wide), strict=True
-    ):
+    for ours, true in zip(torch.autograd.grad(value, narrow), torch.autograd.grad(expected, wide), strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours.double() - true).norm() < 0.02 * true.norm()
 
@@ -167,17 +161,13 @@ def test_module_owns_or_shares_its_output_layer() -> None:
     loss.linear_weight = embedding.weight
     hidden, target = next_token(torch.randn(2, 6, 4), torch.randint(11, (2, 6)))
     value = loss(hidden, target)
-    assert value.item() == pytest.approx(
-        linear_cross_entropy(hidden, embedding.weight, target, softcap=30.0).item()
-    )
+    assert value.item() == pytest.approx(linear_cross_entropy(hidden, embedding.weight, target, softcap=30.0).item())
     value.backward()
     assert embedding.weight.grad is not None
 
 
 def test_next_token_masks_padding() -> None:
-    _, target = next_token(
-        torch.zeros(1, 4, 2), torch.tensor([[3, 4, 5, 0]]), mask=torch.tensor([[1, 1, 1, 0]])
-    )
+    _, target = next_token(torch.zeros(1, 4, 2), torch.tensor([[3, 4, 5, 0]]), mask=torch.tensor([[1, 1, 1, 0]]))
     assert target.tolist() == [[4, 5, -100]]
 
 

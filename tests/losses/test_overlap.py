@@ -66,9 +66,7 @@ def test_two_gradients_equal_the_plain_formula(loss, keywords, plain) -> None:  
 
 def test_half_and_half_is_dice_and_one_and_one_is_jaccard() -> None:
     logits, target = _images()
-    torch.testing.assert_close(
-        tversky_loss(logits, target, alpha=1.0, beta=1.0), jaccard_loss(logits, target)
-    )
+    torch.testing.assert_close(tversky_loss(logits, target, alpha=1.0, beta=1.0), jaccard_loss(logits, target))
     p = torch.where((target != -100)[:, None], logits.softmax(1), 0)
     t = torch.stack([target == c for c in range(4)], 1).double()
     dice = 1 - 2 * (p * t).sum((2, 3)) / (p.sum((2, 3)) + t.sum((2, 3)))
@@ -96,9 +94,7 @@ def test_dice_conventions() -> None:
 
 def test_prices_of_the_two_mistakes_are_told_apart_unlike_kornias() -> None:
     logits, target = _images()
-    assert tversky_loss(logits, target, alpha=0.9, beta=0.1) != tversky_loss(
-        logits, target, alpha=0.1, beta=0.9
-    )
+    assert tversky_loss(logits, target, alpha=0.9, beta=0.1) != tversky_loss(logits, target, alpha=0.1, beta=0.9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -124,9 +120,7 @@ def test_one_class_is_a_sigmoid_and_takes_three_forms_of_target() -> None:
 
 def test_several_labels_at_once_use_sigmoids() -> None:
     logits, target = torch.randn(2, 3, 8), torch.randint(2, (2, 3, 8)).float()
-    expected = torch.stack(
-        [jaccard_loss(logits[:, c : c + 1], target[:, c : c + 1]) for c in range(3)]
-    ).mean()
+    expected = torch.stack([jaccard_loss(logits[:, c : c + 1], target[:, c : c + 1]) for c in range(3)]).mean()
     torch.testing.assert_close(jaccard_loss(logits, target, multilabel=True), expected)
 
 
@@ -182,9 +176,7 @@ def test_arguments_that_contradict_each_other_are_refused() -> None:
 
 def _one_process(rank: int, world: int, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(f"{folder}/store", world), rank=rank, world_size=world
-    )
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=rank, world_size=world)
     logits, target = _images()
     rows = slice(0, 1) if rank == 0 else slice(1, 3)
     model = torch.eye(4, dtype=torch.float64).requires_grad_()

@@ -61,10 +61,7 @@ def test_lovasz_of_hard_predictions_is_one_minus_the_mean_iou() -> None:
     for predicted in (worst, torch.randint(4, (1, 50)), target):
         logits = torch.nn.functional.one_hot(predicted, 4).movedim(-1, 1) * 200.0
         present = target.unique()
-        ious = [
-            ((predicted == c) & (target == c)).sum() / ((predicted == c) | (target == c)).sum()
-            for c in present
-        ]
+        ious = [((predicted == c) & (target == c)).sum() / ((predicted == c) | (target == c)).sum() for c in present]
         assert lovasz_loss(logits, target).item() == pytest.approx(1 - sum(ious).item() / len(present))
 
 

@@ -58,3 +58,15 @@ def test_groups_clip_and_decay_are_written_out(tmp_path: Path) -> None:
     assert "clip_grad_norm_(model.parameters(), 1.0)" in script
     assert '"weight_decay": 0.0' in script
     assert "torch.optim.AdamW" in script
+
+
+def test_parts_that_torch_lacks_are_imported_and_said(tmp_path: Path) -> None:
+    recipe = Recipe(
+        loss={"name": "focal_loss", "gamma": 2.0},
+        optimizer={"name": "AdamW", "lr": 1e-4},
+        schedule="warmup(0.1) >> inverse_sqrt()",
+    )
+    script = recipe.to_python()
+    compile(script, "train.py", "exec")
+    assert "import trivet.losses  # torch has no such loss" in script
+    assert "import trivet.schedules" in script

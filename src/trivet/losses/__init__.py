@@ -178,7 +178,5 @@ def catalogue() -> dict[str, type[Loss]]:
     >>> catalogue()["triplet_loss"].__name__
     'TripletLoss'
     """
-    parts = [
-        part for part in map(globals().get, __all__) if isinstance(part, type) and issubclass(part, Loss)
-    ]
+    parts = [part for part in map(globals().get, __all__) if isinstance(part, type) and issubclass(part, Loss)]
     return {part.function.__name__: part for part in parts if part is not Loss}

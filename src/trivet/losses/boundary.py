@@ -26,12 +26,8 @@ def _squared_distance(mask: Tensor) -> Tensor:
             if not best.numel() or k * k >= float(best.amax()):
                 break
             near, far = squared.narrow(axis, 0, length - k), squared.narrow(axis, k, length - k)
-            best.narrow(axis, 0, length - k).copy_(
-                torch.minimum(best.narrow(axis, 0, length - k), far + k * k)
-            )
-            best.narrow(axis, k, length - k).copy_(
-                torch.minimum(best.narrow(axis, k, length - k), near + k * k)
-            )
+            best.narrow(axis, 0, length - k).copy_(torch.minimum(best.narrow(axis, 0, length - k), far + k * k))
+            best.narrow(axis, k, length - k).copy_(torch.minimum(best.narrow(axis, k, length - k), near + k * k))
         squared = best
     return squared
 
@@ -94,9 +90,7 @@ def boundary_loss(
     probability = logits.sigmoid() if count == 1 else logits.softmax(1)
     if target.is_floating_point():
         if target.shape != input.shape:
-            raise DataError(
-                f"distances of shape {tuple(target.shape)}; allowed is input's {tuple(input.shape)}"
-            )
+            raise DataError(f"distances of shape {tuple(target.shape)}; allowed is input's {tuple(input.shape)}")
         valid, distance = torch.ones_like(target[:, :1], dtype=torch.bool), target.to(logits.dtype)
     else:
         if input.shape[:1] + input.shape[2:] != target.shape:

@@ -63,18 +63,14 @@ def cross_entropy(
     shape = input.shape[:1] + input.shape[2:]
     if target.is_floating_point():
         if target.shape != input.shape:
-            raise DataError(
-                f"probabilities {tuple(target.shape)}; allowed is input's shape {tuple(input.shape)}"
-            )
+            raise DataError(f"probabilities {tuple(target.shape)}; allowed is input's shape {tuple(input.shape)}")
         soft = target.to(logits.dtype).movedim(1, -1).reshape(-1, classes)
         soft = soft * (1 - label_smoothing) + label_smoothing / classes
         values, rows = _expected(logits, soft * by_class), logits.new_ones(len(logits))
         count = rows
     else:
         if target.shape != shape:
-            raise DataError(
-                f"labels {tuple(target.shape)} for input {tuple(input.shape)}; allowed is {tuple(shape)}"
-            )
+            raise DataError(f"labels {tuple(target.shape)} for input {tuple(input.shape)}; allowed is {tuple(shape)}")
         check_labels(target, classes, ignore_index)
         kept = target.reshape(-1) != ignore_index
         label = torch.where(kept, target.reshape(-1), 0)

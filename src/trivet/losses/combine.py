@@ -37,9 +37,7 @@ class CombinedLoss(nn.Module):
         super().__init__()
         for weight, _ in terms:
             if not callable(weight) and not isinstance(weight, (int, float)):
-                raise InputError(
-                    f"a weight of {weight!r}; allowed is a number or a function of progress (a schedule)"
-                )
+                raise InputError(f"a weight of {weight!r}; allowed is a number or a function of progress (a schedule)")
         self.weights = [weight for weight, _ in terms]
         self.losses = nn.ModuleList(loss for _, loss in terms)
         self.progress = progress
@@ -49,8 +47,7 @@ class CombinedLoss(nn.Module):
         """Return one name for each loss: its class, numbered where the class occurs twice."""
         kinds = [type(loss).__name__ for loss in self.losses]
         return [
-            kind if kinds.count(kind) == 1 else f"{kind}.{kinds[: i + 1].count(kind)}"
-            for i, kind in enumerate(kinds)
+            kind if kinds.count(kind) == 1 else f"{kind}.{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds)
         ]
 
     def current_weights(self) -> dict[str, float]:
@@ -72,9 +69,7 @@ class CombinedLoss(nn.Module):
         return CombinedLoss(*terms_of(other), *self._terms(), progress=self.progress)
 
     def __mul__(self, factor: Weight) -> CombinedLoss:
-        return CombinedLoss(
-            *((_product(factor, w), loss) for w, loss in self._terms()), progress=self.progress
-        )
+        return CombinedLoss(*((_product(factor, w), loss) for w, loss in self._terms()), progress=self.progress)
 
     __rmul__ = __mul__
 

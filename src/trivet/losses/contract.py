@@ -32,9 +32,7 @@ def check_labels(label: Tensor, classes: int, ignore_index: int) -> None:
     kept = label[label != ignore_index]
     low, high = (int(kept.min()), int(kept.max())) if kept.numel() else (0, 0)
     if low < 0 or high >= classes:
-        raise DataError(
-            f"labels from {low} to {high}; allowed are 0 to {classes - 1} and ignore_index={ignore_index}"
-        )
+        raise DataError(f"labels from {low} to {high}; allowed are 0 to {classes - 1} and ignore_index={ignore_index}")
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -115,9 +113,7 @@ class Loss(nn.Module):
             value = hyperparameters.get(name, parameter.default)
             self._keep(name, value)
         if isinstance(scheme := hyperparameters.get("weight"), str):
-            class_weights(
-                scheme, torch.ones(2)
-            )  # a name that is not known is refused here, not at the first batch
+            class_weights(scheme, torch.ones(2))  # a name that is not known is refused here, not at the first batch
 
     def _keep(self, name: str, value: object) -> None:
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
@@ -146,9 +142,7 @@ class Loss(nn.Module):
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         keywords = {name: getattr(self, name) for name in self.hyperparameters}
         if isinstance(scheme := keywords.get("weight"), str):
-            raise InputError(
-                f"weight={scheme!r} without class counts; call loss.fit(counts) with those of training"
-            )
+            raise InputError(f"weight={scheme!r} without class counts; call loss.fit(counts) with those of training")
         return type(self).function(input, target, sample_weight=sample_weight, **keywords)
 
     def __add__(self, other: nn.Module) -> CombinedLoss:

@@ -44,9 +44,7 @@ def _check(input: Tensor, target: Tensor) -> None:
         )
 
 
-def _rows(
-    values: Tensor, mask: Tensor | None, sample_weight: Tensor | None, reduction: str, empty: str
-) -> Tensor:
+def _rows(values: Tensor, mask: Tensor | None, sample_weight: Tensor | None, reduction: str, empty: str) -> Tensor:
     weight = torch.ones_like(values) if mask is None else mask.expand_as(values).to(values.dtype)
     if sample_weight is not None:
         missing = (1,) * (values.ndim - sample_weight.ndim)
@@ -186,9 +184,7 @@ def feature_matching_loss(
     ours = [input] if isinstance(input, Tensor) else list(input)
     theirs = [target] if isinstance(target, Tensor) else list(target)
     if len(ours) != len(theirs) or not ours:
-        raise DataError(
-            f"{len(ours)} layers of the student and {len(theirs)} of the teacher; allowed is one to one"
-        )
+        raise DataError(f"{len(ours)} layers of the student and {len(theirs)} of the teacher; allowed is one to one")
     layers = [_features(widen(x), widen(y), distance) for x, y in zip(ours, theirs, strict=True)]
     return reduce(torch.stack(layers).mean(0), sample_weight, reduction=reduction, empty=empty)
 

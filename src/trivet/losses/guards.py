@@ -49,9 +49,7 @@ def inspect_batch(
     """
     check_choice("kind", kind, ("binary", "multiclass", "regression"))
     problems = _not_finite(input, target)
-    problems += (
-        _shapes(input, target) if kind != "multiclass" else _labels(input, target, weight, ignore_index)
-    )
+    problems += _shapes(input, target) if kind != "multiclass" else _labels(input, target, weight, ignore_index)
     if kind == "multiclass":
         problems += _softmax_applied(input)
     elif kind == "binary":
@@ -119,9 +117,7 @@ def _labels(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: 
                 )
             )
         if target.shape == (len(input), 1) and input.ndim == 2:
-            problems.append(
-                Problem("target-column", f"labels of shape {tuple(target.shape)}", "squeeze the last axis")
-            )
+            problems.append(Problem("target-column", f"labels of shape {tuple(target.shape)}", "squeeze the last axis"))
     return problems
 
 

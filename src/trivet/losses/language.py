@@ -56,9 +56,7 @@ class _LinearCrossEntropy:
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         values = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         # The weight's gradient adds up over blocks: in float32, whatever the weight is stored in.
-        grads = (
-            [torch.zeros_like(operand, dtype=wide) for operand in operands] if upstream is not None else []
-        )
+        grads = [torch.zeros_like(operand, dtype=wide) for operand in operands] if upstream is not None else []
         for b in row_blocks(len(hidden), len(output), BLOCK_ELEMENTS):
             logits = nn.functional.linear(hidden[b], *operands[1:]).to(wide)
             given = None if upstream is None else upstream[b]
@@ -247,9 +245,7 @@ def z_loss(
     values = torch.logsumexp(widen(input), 1).square()
     weight = torch.ones_like(values) if target is None else (target != ignore_index).to(values.dtype)
     if sample_weight is not None:
-        weight = weight * sample_weight.reshape(
-            sample_weight.shape + (1,) * (values.ndim - sample_weight.ndim)
-        )
+        weight = weight * sample_weight.reshape(sample_weight.shape + (1,) * (values.ndim - sample_weight.ndim))
     return reduce(values, weight, reduction=reduction, empty=empty)
 
 
@@ -265,14 +261,10 @@ class LinearCrossEntropyLoss(Loss, function=linear_cross_entropy):
     linear_weight: Tensor
     linear_bias: Tensor | None
 
-    def __init__(
-        self, in_features: int, num_classes: int, *, bias: bool = False, **hyperparameters: object
-    ) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, bias: bool = False, **hyperparameters: object) -> None:
         layer = nn.Linear(in_features, num_classes, bias=bias)
         super().__init__(linear_weight=layer.weight, linear_bias=layer.bias, **hyperparameters)
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         keywords = {name: getattr(self, name) for name in self.hyperparameters if name != "linear_weight"}
-        return linear_cross_entropy(
-            input, self.linear_weight, target, sample_weight=sample_weight, **keywords
-        )
+        return linear_cross_entropy(input, self.linear_weight, target, sample_weight=sample_weight, **keywords)

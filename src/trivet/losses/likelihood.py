@@ -59,9 +59,7 @@ def poisson_nll_loss(
     >>> poisson_nll_loss(torch.tensor([0.0]), torch.tensor([3.0])).item()
     1.0
     """
-    rule, parameters = (
-        (_poisson_log_rate, (float(full),)) if log_input else (_poisson_rate, (float(full), eps))
-    )
+    rule, parameters = (_poisson_log_rate, (float(full),)) if log_input else (_poisson_rate, (float(full), eps))
     return pointwise(
         rule,
         input,
@@ -119,9 +117,7 @@ def gaussian_nll_loss(
         values = 0.5 * (log_var + (mean - target).square() * torch.exp(-log_var))
     else:
         if input.shape != target.shape:
-            raise DataError(
-                f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes"
-            )
+            raise DataError(f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes")
         wide = widen(var)
         bounded = wide + (wide.detach().clamp_min(eps) - wide.detach())
         values = 0.5 * (torch.log(bounded) + (widen(input) - target).square() / bounded)

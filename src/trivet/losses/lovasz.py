@@ -155,9 +155,7 @@ def lovasz_hinge_loss(
     Source: Berman et al. 2018, "The Lovasz-softmax loss", eq. 7; Yu and Blaschko 2015.
     """
     if input.shape != target.shape:
-        raise DataError(
-            f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes"
-        )
+        raise DataError(f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes")
     foreground = _pixels(target)[:, None] > 0
     errors = (1 - (2 * foreground.float() - 1) * widen(input).reshape(foreground.shape)).relu()
     valid = torch.ones_like(foreground) if mask is None else mask.reshape(foreground.shape).bool()

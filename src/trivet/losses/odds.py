@@ -121,9 +121,7 @@ def _rows(
 
 def _required(counts: Tensor | None) -> Tensor:
     if counts is None:
-        raise InputError(
-            "class counts are missing; give counts=..., or call loss.fit(counts) with those of training"
-        )
+        raise InputError("class counts are missing; give counts=..., or call loss.fit(counts) with those of training")
     return counts
 
 

@@ -273,9 +273,7 @@ def jaccard_loss(
 
 def _tversky_index(regions: Regions, alpha: float, beta: float, smooth: float) -> Tensor:
     false_positive, false_negative = regions.predicted - regions.shared, regions.true - regions.shared
-    return _ratio(
-        regions.shared + smooth, regions.shared + alpha * false_positive + beta * false_negative + smooth
-    )
+    return _ratio(regions.shared + smooth, regions.shared + alpha * false_positive + beta * false_negative + smooth)
 
 
 def tversky_loss(

@@ -18,9 +18,7 @@ def class_counts(target: Tensor, num_classes: int, *, ignore_index: int = -100) 
     """
     labels = target[target != ignore_index]
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise InputError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {num_classes - 1}"
-        )
+        raise InputError(f"labels from {int(labels.min())} to {int(labels.max())}; allowed are 0 to {num_classes - 1}")
     return torch.bincount(labels.reshape(-1), minlength=num_classes)
 
 

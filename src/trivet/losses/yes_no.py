@@ -25,9 +25,7 @@ def _squared_hinge(z: Tensor, t: Tensor, margin: float) -> tuple[Tensor, Tensor]
     return short * short, -2 * side * short
 
 
-def _asymmetric(
-    z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float, clip: float
-) -> tuple[Tensor, Tensor]:
+def _asymmetric(z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float, clip: float) -> tuple[Tensor, Tensor]:
     positive = focused(z, gamma_pos)
     if clip == 0:
         mirrored = focused(-z, gamma_neg)

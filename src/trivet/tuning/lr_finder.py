@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,8 +42,8 @@ MIN_SWEEP, MAX_SWEEP, MIN_SHORT = 30, 80, 20
 BREAK = 0.5
 # Without at least this relative drop nothing was learnt at any rate, and no rate can be told from another.
 LEAST_DROP = 0.02
-# Rates that are tried by short runs, as factors of the pick so far.
-TRIED = (0.1, 0.316, 1.0, 3.16, 10.0)
+# How many short runs are made, half a decade apart, walking from the middle towards where they get better.
+SHORT_RUNS, STRIDE = 5, 10**0.5
 # A short run likes higher rates than a long one: what is added to its vote, in decades.
 SHORT_RUN_BIAS = -0.15
 # Weights of the votes on the log scale.
@@ -187,14 +187,14 @@ class _Plan:
             return
         allowed = SHARE * setup.run_steps
         self.sweep = round(min(max(SWEEP_SHARE * allowed / seeds, MIN_SWEEP), MAX_SWEEP))
-        self.short = int((allowed - seeds * self.sweep) / len(TRIED))
+        self.short = int((allowed - seeds * self.sweep) / SHORT_RUNS)
         # Too short a run says nothing about a rate; the sweeps alone are then cheaper and no worse.
         self.short = self.short if self.short >= MIN_SHORT else 0
-        self.share = (seeds * self.sweep + len(TRIED) * self.short) / setup.run_steps
+        self.share = (seeds * self.sweep + SHORT_RUNS * self.short) / setup.run_steps
 
     def __str__(self) -> str:
         text = f"finding the rate: {self.seeds} sweeps of {self.sweep} steps"
-        text += f" and {len(TRIED)} short runs of {self.short}" if self.short else ""
+        text += f" and {SHORT_RUNS} short runs of {self.short}" if self.short else ""
         return text + (f", {self.share:.0%} of a normal run" if self.share is not None else "")
 
 
@@ -211,17 +211,31 @@ def _search(setup: Setup, plan: _Plan, low: float, high: float, seed: int, deadl
     found = judge(rates, curves, setup.current_lr)
     if found.abstained or not plan.short:
         return found
-    tried: list[tuple[float, float]] = []
-    # From the middle outwards: what a budget cuts off is what matters least.
-    for factor in sorted(TRIED, key=lambda f: abs(math.log(f))):
-        rate = found.pick * factor
-        if late() or (found.edge is not None and rate > found.edge):
-            continue
-        held_out = setup.short_run(rate, plan.short, seed)
-        if math.isinf(held_out) and isinstance(setup, PartsSetup) and setup.val is None:
-            return msgspec.structs.replace(found, confidence=round(found.confidence / 2, 2))
-        tried.append((rate, held_out))
-    return vote(found, sorted(tried), setup.current_lr)
+    if not setup.has_held_out:
+        return msgspec.structs.replace(found, confidence=round(found.confidence / 2, 2))
+    tried: dict[int, float] = {}
+    middle = math.sqrt(found.pick * setup.current_lr)
+    while len(tried) < SHORT_RUNS and not late():
+        at = _next_stride(tried)
+        rate = middle * STRIDE**at
+        past_edge = found.edge is not None and rate > found.edge
+        tried[at] = math.inf if past_edge else setup.short_run(rate, plan.short, seed)
+    return vote(found, [(middle * STRIDE**at, loss) for at, loss in sorted(tried.items())], setup.current_lr)
+
+
+def _next_stride(tried: Mapping[int, float]) -> int:
+    """Return which multiple of the stride to try next: outwards from the best, so that it ends up in the middle."""
+    for at in (0, 1, -1):
+        if at not in tried:
+            return at
+    best = min(tried, key=tried.__getitem__)
+    if best + 1 not in tried:
+        return best + 1
+    if best - 1 not in tried:
+        return best - 1
+    # Bracketed: widen on the side that is nearer, for a better curve.
+    above, below = max(tried) + 1, min(tried) - 1
+    return above if above - best <= best - below else below
 
 
 def vote(found: LRRange, tried: Sequence[tuple[float, float]], before: float) -> LRRange:

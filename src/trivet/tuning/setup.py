@@ -59,6 +59,7 @@ class Setup(ABC):
     optimizer_name: str
     current_lr: float
     run_steps: int | None = None
+    has_held_out: bool = True
 
     @abstractmethod
     def start(self, seed: int) -> Training:
@@ -136,6 +137,7 @@ class PartsSetup(Setup):
         val: Iterable[tuple[Input, Tensor]] | None,
     ) -> None:
         self.given, self.data, self.val = (model, optimizer, loss), data, val
+        self.has_held_out = val is not None
         self.optimizer_name = type(optimizer).__name__
         self.current_lr = max((float(group["lr"]) for group in optimizer.param_groups), default=0.0) or 1e-3
 

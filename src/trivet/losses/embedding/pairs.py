@@ -104,9 +104,7 @@ def _hadsell(d: Tensor, positive: Tensor, negative: Tensor, *, margin: float) ->
     return 0.5 * (pull + push).sum(1, keepdim=True), count
 
 
-def _hadsell_unsquared(
-    d: Tensor, positive: Tensor, negative: Tensor, *, margin: float
-) -> tuple[Tensor, Tensor]:
+def _hadsell_unsquared(d: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> tuple[Tensor, Tensor]:
     pull, push = torch.where(positive, d, 0), torch.where(negative, margin - d, 0).relu()
     terms = torch.stack([pull.sum(1), push.sum(1)], 1)
     return terms, torch.stack([(pull > 0).sum(1), (push > 0).sum(1)], 1).to(d.dtype)

@@ -236,9 +236,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return x @ y.T
 
 
-def _each_positive_among_negatives(
-    score: Tensor, positive: Tensor, negative: Tensor
-) -> tuple[Tensor, Tensor]:
+def _each_positive_among_negatives(score: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     crowd = torch.logsumexp(score.masked_fill(~negative, -torch.inf), 1, keepdim=True)
     gap = torch.where(positive, crowd - score, -torch.inf)
     terms = torch.logaddexp(gap, torch.zeros_like(gap)).sum(1, keepdim=True)
@@ -275,9 +273,7 @@ def _margin_softmax(
     rows = _weights(sample_weight, x) * kept
     if weight is not None:
         rows = rows * weight.to(x.dtype)[label]
-    return _finish(
-        x * scale, classes, moved * scale, label, rows, softplus=True, reduction=reduction, empty=empty
-    )
+    return _finish(x * scale, classes, moved * scale, label, rows, softplus=True, reduction=reduction, empty=empty)
 
 
 def arcface_loss(
