@@ -45,9 +45,9 @@ LEAST_DROP = 0.02
 # How many short runs are made, half a decade apart, walking from the middle towards where they get better.
 SHORT_RUNS, STRIDE = 5, 10**0.5
 # A short run likes higher rates than a long one: what is added to its vote, in decades.
-SHORT_RUN_BIAS = -0.15
+SHORT_RUN_BIAS = 0.0
 # Weights of the votes on the log scale.
-VOTES = {"sweep": 0.2, "short runs": 0.5, "before": 0.3}
+VOTES = {"sweep": 0.1, "short runs": 0.85, "before": 0.05}
 
 
 class LRRange(msgspec.Struct, frozen=True, kw_only=True):
