@@ -12,15 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 
 from trivet.errors import RecipeError, unknown_name
-from trivet.schedules.schedule import ROUNDING, Length, Phase, Plateau, Schedule
+from trivet.schedules.schedule import ROUNDING, Length, Phase, Plateau, Schedule, Shape
 
 
 def _one(
     name: str,
     length: Length,
-    shape: Callable[[float], float],
+    shape: Shape,
     parameters: dict[str, object],
-    momentum: Callable[[float], float] | None = None,
+    momentum: Shape | None = None,
 ) -> Schedule:
     return Schedule((Phase(name, length, tuple(parameters.items()), shape, momentum),))
 
@@ -154,17 +154,18 @@ def one_cycle(length: Length = None, *, peak: float = 0.3, start: float = 0.04, 
     if not 0 < peak < 1:
         raise RecipeError(f"one_cycle: peak = {peak!r} must lie inside (0, 1)")
 
-    def between(a: float, b: float, c: float, p: float) -> float:
-        if p < peak:
-            return b + (a - b) * 0.5 * (1 + math.cos(math.pi * p / peak))
-        return c + (b - c) * 0.5 * (1 + math.cos(math.pi * (p - peak) / (1 - peak)))
+    def through(a: float, b: float, c: float) -> Shape:
+        first, second = 0.5 * (a - b), 0.5 * (b - c)
+        up, down = math.pi / peak, math.pi / (1 - peak)
+        cos = math.cos
+        return lambda p: b + first * (1 + cos(up * p)) if p < peak else c + second * (1 + cos(down * (p - peak)))
 
     return _one(
         "one_cycle",
         length,
-        lambda p: between(start, 1.0, floor, p),
+        through(start, 1.0, floor),
         {"peak": peak, "start": start, "floor": floor},
-        momentum=lambda p: between(0.95, 0.85, 0.95, p),
+        momentum=through(0.95, 0.85, 0.95),
     )
 
 

@@ -105,11 +105,7 @@ class Schedule:
             import numpy as np
 
             return np.array([self(float(each)) for each in progress.flat]).reshape(progress.shape)
-        for begin, end, length, level, factor, _ in self._table:
-            if progress < end:
-                p = (progress - begin) / length
-                return level * factor(0.0 if p < 0.0 else 1.0 if p > 1.0 else p)
-        raise RecipeError(f"progress = {progress!r} is not a number in [0, 1]")
+        return self.pair(progress)[0]
 
     def momentum(self, progress: float) -> float | None:
         """Return the momentum at progress, or None where the schedule leaves it alone."""
@@ -120,7 +116,8 @@ class Schedule:
         for begin, end, length, level, factor, momentum in self._table:
             if progress < end:
                 p = (progress - begin) / length
-                p = 0.0 if p < 0.0 else 1.0 if p > 1.0 else p
+                if not 0.0 <= p <= 1.0:
+                    p = 0.0 if p < 0.0 else 1.0
                 return level * factor(p), None if momentum is None else momentum(p)
         raise RecipeError(f"progress = {progress!r} is not a number in [0, 1]")
 

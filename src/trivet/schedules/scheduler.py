@@ -55,7 +55,7 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
                 f"the base rates {self.base_lrs} leave nothing to schedule; give the optimizer an lr above 0"
             )
         self._groups: list[dict[str, Any]] = []
-        self._bases: list[float] = []
+        self._pairs: list[tuple[dict[str, Any], float]] = []
         self._plain = False
         self.last_epoch = 0
         self._plateau = None if self.schedule.plateau is None else _PlateauState(self.schedule.plateau)
@@ -75,7 +75,8 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
     def _note_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         # A fused step under a GradScaler is called all the same and skips inside its kernel: only this flag tells.
         skipped = optimizer.__dict__.get("found_inf")
-        self._stepped = self._stepped or skipped is None or not bool(skipped)
+        if skipped is None or not bool(skipped):
+            self._stepped = True
 
     def step(self, epoch: int | None = None) -> None:
         """Go one step on, if the optimizer has made one since the last call."""
@@ -120,26 +121,24 @@ class Scheduler(torch.optim.lr_scheduler.LRScheduler):
         progress = self.last_epoch / self.total_steps
         factor, momentum = self.schedule.pair(progress)
         if momentum is not None:
-            self._set_momentum(momentum)
+            for group in self.optimizer.param_groups:
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                elif "momentum" in group:
+                    group["momentum"] = momentum
         if self._plateau is not None:
             factor *= self._plateau.factor_at(progress)
         groups = self.optimizer.param_groups
-        if groups is not self._groups or len(groups) != len(self._bases):
-            self._groups, self._bases = groups, self.base_lrs  # a group was added, or a state was loaded
+        if groups is not self._groups or len(groups) != len(self._pairs):
+            self._groups = groups  # a group was added, or a state was loaded
+            self._pairs = list(zip(groups, self.base_lrs, strict=True))
             self._plain = all(type(group["lr"]) is float for group in groups)
         if self._plain:
-            for group, base in zip(groups, self._bases):  # noqa: B905 - checked above; strict costs a tenth of the budget
+            for group, base in self._pairs:
                 group["lr"] = base * factor
         else:
-            for group, base in zip(groups, self._bases, strict=True):
+            for group, base in self._pairs:
                 _set_rate(group, base * factor)
-
-    def _set_momentum(self, momentum: float) -> None:
-        for group in self.optimizer.param_groups:
-            if "betas" in group:
-                group["betas"] = (momentum, *group["betas"][1:])
-            elif "momentum" in group:
-                group["momentum"] = momentum
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:
