@@ -52,7 +52,7 @@ TANH_SMALL = f(0.625)
 
 # No reassociation here: it would delete the corrections. No nnan, no ninf: special values count.
 EXACT = {"contract", "nsz"}
-rule_function = njit(fastmath=EXACT, inline="never", error_model="numpy")
+rule_function = njit(fastmath=EXACT, forceinline=True, error_model="numpy")
 
 
 @rule_function
@@ -65,9 +65,13 @@ def exp(x):  # type: ignore[no-untyped-def]
     bounded = x if x < EXP_OVERFLOW else EXP_OVERFLOW
     bounded = bounded if bounded > EXP_UNDERFLOW else EXP_UNDERFLOW
     n = (bounded * LOG2_E + ROUND) - ROUND
-    r = (bounded - n * LN2_HIGH) - n * LN2_LOW
+    high = bounded - n * LN2_HIGH
+    low = n * LN2_LOW
+    r = high - low
     tail = r * r * (E2 + r * (E3 + r * (E4 + r * (E5 + r * (E6 + r * E7)))))
-    power = ONE + (r + tail)
+    # What rounding r and 1 + r lost is added back: 0.6 ulp instead of 1.
+    whole = ONE + r
+    power = whole + (((ONE - whole) + r) + (tail + ((high - r) - low)))
     # Two factors, since 2**n alone overflows at 128 and underflows below -126.
     half = i(i(n) >> HALF_SHIFT)
     first = i((half + BIAS) << SHIFT).view(np.float32)
@@ -101,8 +105,11 @@ def log(x):  # type: ignore[no-untyped-def]
 @rule_function
 def log1p(x):  # type: ignore[no-untyped-def]
     u = ONE + x
-    corrected = log(u) - ((u - ONE) - x) / u
-    y = corrected if (u > ZERO and u < INFINITY) else log(u)
+    y = log(u)
+    lost = ((u - ONE) - x) / u
+    lost = lost if u > ZERO else ZERO
+    lost = lost if u < INFINITY else ZERO
+    y = y - lost
     return x if u == ONE else y
 
 
@@ -127,14 +134,17 @@ def pow(x, y):  # type: ignore[no-untyped-def]
 @rule_function
 def sigmoid(x):  # type: ignore[no-untyped-def]
     e = exp(-abs(x))
-    return (ONE if x >= ZERO else e) / (ONE + e)
+    whole = ONE + e
+    lost = e - (whole - ONE)
+    y = (ONE if x >= ZERO else e) / whole
+    inverse = y if x >= ZERO else ONE - y
+    return y - y * (lost * inverse)
 
 
 @rule_function
 def sign(x):  # type: ignore[no-untyped-def]
     y = ONE if x > ZERO else ZERO
-    y = -ONE if x < ZERO else y
-    return x if x != x else y
+    return -ONE if x < ZERO else y
 
 
 @rule_function

@@ -53,7 +53,8 @@ def sigmoid(x):  # type: ignore[no-untyped-def]
 
 @rule_function
 def sign(x):  # type: ignore[no-untyped-def]
-    return np.sign(x)
+    y = 1.0 if x > 0.0 else 0.0
+    return -1.0 if x < 0.0 else y
 
 
 @rule_function
