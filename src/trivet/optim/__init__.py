@@ -1,37 +1,20 @@
-"""Optimizers by the names that a recipe gives them, and the groups that their parameters go into."""
+"""Optimizers: each family in one file, with the mathematics at its top."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+
+from trivet.optim.adam import Adam, AdamW
+from trivet.optim.base import ElementwiseOptimizer
+from trivet.optim.groups import param_groups
+from trivet.optim.lion import Lion
+from trivet.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "ElementwiseOptimizer", "Lion", "catalogue", "param_groups"]
 
 
 def catalogue() -> dict[str, type[torch.optim.Optimizer]]:
-    """Return the class behind each name."""
-    names = ("Adagrad", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD")
-    return {name: getattr(torch.optim, name) for name in names}
-
-
-def param_groups(
-    model: nn.Module,
-    *,
-    weight_decay: float,
-    lr: float,
-    no_decay: tuple[str, ...] = ("bias", "norm", "embedding"),
-    layer_decay: float = 1.0,
-) -> list[dict[str, object]]:
-    """Split trainable parameters into those with weight decay and those whose family has none."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    seen: set[int] = set()
-    for module in model.modules():
-        norm = "Norm" in type(module).__name__
-        embedding = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            family = "norm" if norm else "embedding" if embedding else "bias" if name.endswith("bias") else ""
-            (free if family in no_decay or (name == "bias" and "bias" in no_decay) else decayed).append(parameter)
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
-    return groups + ([{"params": free, "weight_decay": 0.0}] if free else [])
+    """Return the class behind each name that a recipe may give."""
+    ours = {cls.__name__: cls for cls in (Adam, AdamW, Lion, SGD)}
+    theirs = ("Adagrad", "NAdam", "RAdam", "RMSprop")
+    return ours | {name: getattr(torch.optim, name) for name in theirs}

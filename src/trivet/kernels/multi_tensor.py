@@ -1,0 +1,188 @@
+"""One pass over memory for all parameters: an elementwise optimizer's rule over a table of chunks.
+
+A `Table` holds columns of tensors: parameters, then one column for each state. A step adds the gradients and the
+per-step numbers. All tensors together are cut into chunks, and every thread takes an equal share of the chunks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trivet.kernels import cpu
+from trivet.kernels.binding import Rule, parameters
+
+__all__ = ["Table", "advance", "fits"]
+
+CHUNK = 1 << 16  # elements: short enough to share evenly, long enough that its start costs nothing
+START = 64  # what starting a chunk costs, in elements
+
+BODY = """
+@kernel
+def rows(chunks, pointers, scalars, begin, end):
+    for row in range(begin, end):
+        tensor, offset, size = chunks[row, 0], chunks[row, 1], chunks[row, 2]
+{views}
+{scalars}
+        for i in range(size):
+            {results} = {rule}({arguments})
+{stores}
+
+
+@threaded
+def shares(chunks, pointers, scalars, bounds):
+    for part in prange(bounds.size - 1):
+        rows(chunks, pointers, scalars, bounds[part], bounds[part + 1])
+"""
+
+
+def fits(column: Sequence[Tensor]) -> bool:
+    """Return whether these tensors (parameter, gradient, states) may be read and written as flat memory.
+
+    They must lie on the CPU in a type that kernels know, with equal sizes and strides, and without holes or overlap
+    of their own elements.
+    """
+    first = column[0]
+    strides = first.stride()
+    return all(
+        t.dtype in cpu.STORAGE
+        and t.device.type == "cpu"
+        and t.layout == torch.strided
+        and t.shape == first.shape
+        and t.stride() == strides
+        and not t.is_neg()
+        for t in column
+    ) and _dense(first)
+
+
+def _dense(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return True
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return tensor.permute(order).is_contiguous()
+
+
+class Table:
+    """Tensors of one kind (type and device), ready for the kernel of one rule."""
+
+    def __init__(self, rule: Rule, columns: Sequence[Sequence[Tensor]]) -> None:
+        self.columns = [list(column) for column in columns]
+        self.sizes = [tensor.numel() for tensor in columns[0]]
+        self.addresses = self._collect()
+        self.dtypes = tuple(column[0].dtype for column in columns)
+        self.flat = all(tensor.is_contiguous() for tensor in columns[0])
+        self.rule = rule
+        self.chunks = _cut(self.sizes)
+        self.elements = sum(self.sizes)
+        self._bounds: dict[int, NDArray[np.int64]] = {}
+
+    def _collect(self) -> NDArray[np.int64]:
+        return np.array([list(map(Tensor.data_ptr, column)) for column in self.columns], dtype=np.int64)
+
+    def moved(self) -> bool:
+        """Return whether a tensor has got other memory since the table was made (`p.data = ...`, offloading)."""
+        here = list(map(Tensor.numel, self.columns[0])) == self.sizes
+        return not here or not np.array_equal(self._collect(), self.addresses)
+
+    def run(self, grads: Sequence[Tensor], scalars: NDArray[np.float64]) -> None:
+        """Run the rule in place on all tensors.
+
+        `scalars` has a row for each number of the rule and a last one for the gradient's sign, a column per tensor.
+        """
+        grads = self._alike(grads)
+        dtypes = (self.dtypes[0], grads[0].dtype, *self.dtypes[1:])
+        kernel = _kernel(self.rule, dtypes)
+        pointers = np.insert(self.addresses, 1, list(map(Tensor.data_ptr, grads)), axis=0)
+        numbers = scalars.astype(cpu.STORAGE[dtypes[0]].compute)
+        workers = cpu.threads(self.elements)
+        if workers == 1:
+            cpu.call(kernel.rows, self.chunks, pointers, numbers, 0, len(self.chunks))
+        else:
+            cpu.call(kernel.shares, self.chunks, pointers, numbers, self._shares(workers), workers=workers)
+        cpu.wrote(self.columns[0])
+
+    def _alike(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the gradients laid out as their parameters, copies where they are not."""
+        if (
+            self.flat
+            and all(map(Tensor.is_contiguous, grads))
+            and len(set(map(Tensor.dtype.__get__, grads))) == 1  # type: ignore[attr-defined]
+            and list(map(Tensor.numel, grads)) == self.sizes
+        ):
+            return grads
+        return [
+            grad
+            if grad.stride() == own.stride() and grad.dtype == own.dtype
+            else torch.empty_like(own).copy_(grad)
+            for own, grad in zip(self.columns[0], grads, strict=True)
+        ]
+
+    def _shares(self, workers: int) -> NDArray[np.int64]:
+        """Return where each thread's share of the chunks begins, and the end."""
+        if workers not in self._bounds:
+            done = np.cumsum(self.chunks[:, 2] + START)
+            inner = np.searchsorted(done, done[-1] * np.arange(1, workers) / workers)
+            self._bounds[workers] = np.array([0, *inner, len(done)], dtype=np.int64)
+        return self._bounds[workers]
+
+
+def _cut(sizes: Sequence[int]) -> NDArray[np.int64]:
+    """Cut tensors of these sizes into rows of (tensor, offset, size), in elements."""
+    rows = [
+        (tensor, offset, min(CHUNK, size - offset))
+        for tensor, size in enumerate(sizes)
+        for offset in range(0, size, CHUNK)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def advance(steps: Sequence[Tensor]) -> NDArray[np.float64]:
+    """Add 1 to each step count (float32, on the CPU) and return them all, in one call."""
+    counts = np.empty(len(steps))
+    cpu.call(_advance(), np.fromiter(map(Tensor.data_ptr, steps), np.int64, len(steps)), counts)
+    return counts
+
+
+@functools.cache
+def _advance():  # type: ignore[no-untyped-def]
+    source = """
+@kernel
+def advance(pointers, counts):
+    for k in range(counts.size):
+        step = view_float32(pointers[k], 1)
+        step[0] += np.float32(1.0)
+        counts[k] = step[0]
+"""
+    return cpu.module(source, "float32").advance
+
+
+@functools.cache
+def _kernel(rule: Rule, dtypes: tuple[torch.dtype, ...]):  # type: ignore[no-untyped-def]
+    """Return the compiled module for a rule over columns of these types; the last scalar is the gradient's sign."""
+    names = parameters(rule)
+    storage = [cpu.STORAGE[dtype] for dtype in dtypes]
+    numbers = names[len(dtypes) :]
+    written = [0, *range(2, len(dtypes))]  # all but the gradient
+    arguments = [f"{s.load}(a{k}[i])" for k, s in enumerate(storage)]
+    arguments[1] = f"sign * {arguments[1]}"
+    lines = {
+        "views": [
+            f"a{k} = {s.view}(pointers[{k}, tensor] + offset * {dtype.itemsize}, size)"
+            for k, (s, dtype) in enumerate(zip(storage, dtypes, strict=True))
+        ],
+        "scalars": [f"s{k} = scalars[{k}, tensor]" for k in range(len(numbers))]
+        + [f"sign = scalars[{len(numbers)}, tensor]"],
+        "stores": [f"    a{k}[i] = {storage[k].store}(r{k})" for k in written],
+    }
+    body = BODY.format(
+        rule=rule.__name__,
+        results=", ".join(f"r{k}" for k in written),
+        arguments=", ".join(arguments + [f"s{k}" for k in range(len(numbers))]),
+        **{key: "\n".join("        " + line for line in value) for key, value in lines.items()},
+    )
+    return cpu.compiled(rule, body, storage[0].compute)

@@ -1,0 +1,276 @@
+"""What every elementwise optimizer shares; a concrete one adds its rule, its states and its per-step numbers.
+
+One step, top to bottom: `step` goes through the parameter groups; `_batches` sorts a group's parameters into tables
+that a kernel can take and parameters that go through the reference; `_run_table` and `_run_reference` apply the rule.
+"""
+
+from __future__ import annotations
+
+import abc
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, ClassVar, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trivet.errors import BackendError, InputError, unknown_name
+from trivet.kernels import cpu, multi_tensor
+from trivet.kernels.binding import Rule, parameters
+
+__all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step"]
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+Backend = Literal["auto", "torch", "cpu", "triton"]
+Step = NDArray[np.float64]
+Number = float | Step
+
+
+@dataclass
+class _Table:
+    """Parameters that one kernel call updates."""
+
+    params: list[Tensor]
+    states: list[dict[str, Any]]
+    columns: dict[str, list[Tensor]]  # the states' tensors as the user sees them, `step` included
+    kernel: multi_tensor.Table
+    simple: bool  # all parameters are real and whole
+
+
+@dataclass
+class _Batches:
+    """How a group's parameters are executed, and what must not change while that stands."""
+
+    params: list[Tensor]
+    rule: Rule
+    states: list[dict[str, Any]]
+    tables: list[_Table]
+    others: list[Tensor]
+
+
+class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
+    """An optimizer whose update of one element depends on that element's own gradient and states alone.
+
+    A subclass gives `rule`, `states` and `numbers`; `counts_steps` says whether torch's optimizer of that name keeps
+    `step`. Complex parameters are updated as pairs of reals, halves are computed in float32, and FSDP2's
+    parameters are updated on the local shard.
+    """
+
+    counts_steps: ClassVar[bool] = True
+
+    def __init__(self, params: Params, defaults: dict[str, Any], *, backend: Backend = "auto") -> None:
+        if backend not in ("auto", "torch", "cpu", "triton"):
+            raise unknown_name("backend", backend, ("auto", "torch", "cpu", "triton"))
+        self.backend: Backend = backend
+        self._cached: dict[int, _Batches] = {}
+        self._new: set[Tensor] = set()  # parameters whose state was made in this step
+        super().__init__(params, defaults)
+
+    @abc.abstractmethod
+    def rule(self, group: Mapping[str, Any]) -> Rule:
+        """Return the rule for this group: (p, g, *states, *numbers) -> (p', *states')."""
+
+    @abc.abstractmethod
+    def states(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the names of the states, in the rule's order."""
+
+    @abc.abstractmethod
+    def numbers(self, group: Mapping[str, Any], step: Step) -> dict[str, Number]:
+        """Return the rule's numbers by name, in float64; `step` holds each tensor's count, 1 at its first update.
+
+        Where `counts_steps` is false, `step` is 1 at the first update and 2 at every later one.
+        """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self.check(self.param_groups[-1])
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
+        for name in ("lr", "eps", "weight_decay"):
+            if name in group and not 0 <= float(group[name]):
+                raise InputError(f"{name} = {group[name]} must be at least 0")
+        for beta in group.get("betas", ()):
+            if not 0 <= float(beta) < 1:
+                raise InputError(f"betas = {tuple(group['betas'])} must each lie in [0, 1)")
+        for name in ("capturable", "differentiable"):
+            if group.get(name):
+                raise InputError(f"{name}=True is not offered; use torch.optim.{type(self).__name__} for it")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        return state | {"backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._cached, self._new = {}, set()  # addresses are of this process and of these tensors
+        self.__dict__.setdefault("backend", "auto")
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; `closure` recomputes the loss and is called first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            for index, group in enumerate(self.param_groups):
+                self._step_group(index, group)
+        return loss
+
+    def _step_group(self, index: int, group: dict[str, Any]) -> None:
+        params: list[Tensor] = group["params"]
+        grads = [p.grad for p in params]
+        if not all(map(operator.is_not, grads, repeat(None))):
+            params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+            grads = [p.grad for p in params]
+        if not params:
+            return
+        batches = self._cached.get(index)
+        if batches is None or not self._stands(batches, group, params):
+            batches = self._cached[index] = self._batches(group, params)
+        if len(batches.tables) == 1 and not batches.others:
+            self._run_table(group, batches.tables[0], grads)  # type: ignore[arg-type]
+            return
+        for table in batches.tables:
+            self._run_table(group, table, [p.grad for p in table.params])  # type: ignore[misc]
+        for param in batches.others:
+            self._run_reference(group, param)
+
+    def _stands(self, batches: _Batches, group: Mapping[str, Any], params: list[Tensor]) -> bool:
+        """Return whether a group's tables still hold: same rule, parameters, states and memory."""
+        return (
+            batches.rule is self.rule(group)
+            and _same(batches.params, params)
+            and _same(batches.states, self.state.values())
+            and not any(table.kernel.moved() for table in batches.tables)
+            and all(
+                _same(column, [state.get(name) for state in table.states])
+                for table in batches.tables
+                for name, column in table.columns.items()
+            )
+        )
+
+    def _batches(self, group: dict[str, Any], params: list[Tensor]) -> _Batches:
+        """Sort parameters into tables of one kind each, and those that go through the reference."""
+        names = self.states(group)
+        kinds: dict[tuple[torch.dtype, ...], list[Tensor]] = {}
+        others = []
+        for param in params:
+            state = self._state_of(group, param, names)
+            own = [_plain(param), *(_plain(state[name]) for name in names)]
+            if self._executes(own):
+                kinds.setdefault(tuple(tensor.dtype for tensor in own), []).append(param)
+            else:
+                others.append(param)
+        rule = self.rule(group)
+        tables = [self._table(rule, members, names) for members in kinds.values()]
+        return _Batches(params, rule, list(self.state.values()), tables, others)
+
+    def _table(self, rule: Rule, params: list[Tensor], names: Sequence[str]) -> _Table:
+        states = [self.state[param] for param in params]
+        kept = (*names, "step") if self.counts_steps else names
+        columns = {name: [state[name] for state in states] for name in kept}
+        plain = [list(map(_plain, column)) for column in (params, *(columns[name] for name in names))]
+        simple = not any(p.is_complex() or hasattr(p, "to_local") for p in params)
+        return _Table(params, states, columns, multi_tensor.Table(rule, plain), simple)
+
+    def _executes(self, own: list[Tensor]) -> bool:
+        """Return whether the kernel takes these; a backend that was named and cannot raises."""
+        if self.backend == "torch" or (self.backend == "auto" and cpu.forked()):
+            return False
+        fits = multi_tensor.fits(own) and not cpu.forked()
+        if not fits and self.backend != "auto":
+            raise BackendError(
+                f"backend={self.backend!r} cannot update a parameter of {own[0].dtype} on {own[0].device} with strides "
+                f"{own[0].stride()} here; use backend='auto'"
+            )
+        return fits
+
+    def _state_of(self, group: Mapping[str, Any], param: Tensor, names: Sequence[str]) -> dict[str, Any]:
+        """Return a parameter's state, made at its first update."""
+        state: dict[str, Any] = self.state[param] if names or self.counts_steps else {}
+        for name in names:
+            if state.get(name) is None:
+                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                self._new.add(param)
+        if self.counts_steps:
+            step = state.get("step", 0.0)
+            if not (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device.type == "cpu"):
+                state["step"] = torch.tensor(float(step), dtype=torch.float32)
+        return state
+
+    def _run_table(self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor]) -> None:
+        steps = multi_tensor.advance(table.columns["step"]) if self.counts_steps else self._uncounted(table.params)
+        scalars = self._scalars(group, steps)
+        if not (table.simple and _ready(grads)):
+            grads = _gradients(grads)
+        table.kernel.run(grads, scalars)
+
+    def _uncounted(self, params: Sequence[Tensor]) -> Step:
+        """Return 1 for each parameter's first update and 2 for later ones."""
+        steps = np.full(len(params), 2.0)
+        if self._new:
+            steps[[k for k, param in enumerate(params) if param in self._new]] = 1.0
+            self._new.difference_update(params)
+        return steps
+
+    def _scalars(self, group: Mapping[str, Any], steps: Step) -> NDArray[np.float64]:
+        """Return a row for each of the rule's numbers and one for the gradient's sign, a column per tensor."""
+        numbers = self.numbers(group, steps)
+        names = parameters(self.rule(group))[2 + len(self.states(group)) :]
+        scalars = np.empty((len(names) + 1, len(steps)))
+        for row, name in zip(scalars, names, strict=False):
+            row[:] = numbers[name]
+        scalars[-1] = -1.0 if group.get("maximize") else 1.0
+        return scalars
+
+    def _run_reference(self, group: Mapping[str, Any], param: Tensor) -> None:
+        """Update one parameter by the rule on tensors, in float32 or wider."""
+        state = self.state[param]
+        if self.counts_steps:
+            state["step"] += 1
+        steps = np.array([float(state["step"])]) if self.counts_steps else self._uncounted([param])
+        *numbers, sign = self._scalars(group, steps)[:, 0].tolist()
+        assert param.grad is not None
+        (grad,) = _gradients([param.grad])
+        own = [_plain(param), *(_plain(state[name]) for name in self.states(group))]
+        wide = torch.promote_types(own[0].dtype, torch.float32)
+        results = self.rule(group)(
+            own[0].to(wide), sign * grad.to(wide), *(tensor.to(wide) for tensor in own[1:]), *numbers
+        )
+        for tensor, result in zip(own, results if isinstance(results, tuple) else (results,), strict=True):
+            tensor.copy_(result)
+
+
+def _same(before: Sequence[object], now: Iterable[object]) -> bool:
+    now = list(now)
+    return len(before) == len(now) and all(map(operator.is_, before, now))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return the tensor whose elements are updated: the local shard, complex numbers as pairs of reals."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()
+    return torch.view_as_real(local) if local.is_complex() else local
+
+
+def _gradients(grads: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return gradients as `_plain` returns parameters; raises `InputError` for sparse ones."""
+    if any(grad.layout != torch.strided for grad in grads):
+        raise InputError("a gradient is sparse; use Embedding(sparse=False), or torch.optim.SparseAdam for this layer")
+    return [_plain(grad.resolve_conj().resolve_neg()) for grad in grads]
+
+
+def _ready(grads: Sequence[Tensor]) -> bool:
+    """Return whether gradients are dense and not lazily negated, cheaply: a step asks this of every one of them."""
+    try:
+        return all(map(Tensor.is_contiguous, grads)) and not any(map(Tensor.is_neg, grads))
+    except RuntimeError:  # sparse tensors have no such thing as contiguity
+        return False

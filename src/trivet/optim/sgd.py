@@ -1,0 +1,116 @@
+"""Stochastic gradient descent: plain, with momentum, with Nesterov's momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from trivet.errors import InputError
+from trivet.kernels.xp.reference import Value
+from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+
+__all__ = ["SGD"]
+
+
+# theta, gradient -> theta'
+def plain(p: Value, g: Value, lr: float, weight_decay: float) -> Value:
+    return p - lr * (g + weight_decay * p)
+
+
+# theta, gradient, velocity -> theta', velocity'
+def momentum(
+    p: Value, g: Value, buffer: Value, lr: float, weight_decay: float, mu: float, keep: float
+) -> tuple[Value, Value]:
+    v = mu * buffer + keep * (g + weight_decay * p)
+    return p - lr * v, v
+
+
+def nesterov(
+    p: Value, g: Value, buffer: Value, lr: float, weight_decay: float, mu: float, keep: float
+) -> tuple[Value, Value]:
+    d = g + weight_decay * p
+    v = mu * buffer + keep * d
+    return p - lr * (d + mu * v), v
+
+
+class SGD(ElementwiseOptimizer):
+    r"""Stochastic gradient descent, with torch's form of momentum: the velocity is multiplied by the rate.
+
+    .. math::
+        d &= g + \lambda \theta \\
+        v &\leftarrow \mu v + (1 - \tau) d \qquad (v = d \text{ at the first step}) \\
+        \theta &\leftarrow \theta - \eta v \quad \text{or, Nesterov,} \quad \theta - \eta (d + \mu v)
+
+    Args:
+        params: parameters, or groups of them.
+        lr: rate :math:`\eta`.
+        momentum: :math:`\mu`; 0 keeps no state, otherwise there is one, `momentum_buffer`.
+        dampening: :math:`\tau`.
+        weight_decay: :math:`\lambda`, added to the gradient.
+        nesterov: look ahead along the velocity; needs momentum and no dampening.
+        maximize: climb instead of descend.
+        foreach, fused, differentiable: torch's choices of execution; accepted, without effect here
+            (`differentiable=True` raises).
+        backend: "auto", or the execution that must be used.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> w.grad = torch.tensor([2.0])
+    >>> SGD([w], lr=0.1, momentum=0.9, backend="torch").step()
+    >>> round(w.item(), 4)
+    0.8
+
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
+    """
+
+    counts_steps = False
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults, backend=backend)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        if group["momentum"] < 0:
+            raise InputError(f"momentum = {group['momentum']} must be at least 0")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise InputError("nesterov=True needs momentum > 0 and dampening = 0")
+
+    def rule(self, group: Mapping[str, Any]) -> Any:
+        if group["momentum"] == 0:
+            return plain
+        return nesterov if group["nesterov"] else momentum
+
+    def states(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] != 0 else ()
+
+    def numbers(self, group: Mapping[str, Any], step: Step) -> dict[str, Number]:
+        keep = np.where(step == 1, 1.0, 1.0 - group["dampening"])
+        return {"lr": group["lr"], "weight_decay": group["weight_decay"], "mu": group["momentum"], "keep": keep}
