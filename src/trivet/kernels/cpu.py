@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import os
 import threading
@@ -141,5 +140,3 @@ def _first_call(function: Callable[..., Any], arguments: tuple[object, ...], wor
 def wrote(tensors: Iterable[Tensor]) -> None:
     """Tell autograd that these were written in place: a kernel's writes are invisible to it."""
     torch.autograd.graph.increment_version(tensors)
-
-

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 u16, u32 = np.uint16, np.uint32
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _pointer(typingctx, address, like):  # type: ignore[no-untyped-def]
     """Return an address as a pointer to what `like` is."""
     result = types.CPointer(like)
@@ -21,7 +21,7 @@ def _pointer(typingctx, address, like):  # type: ignore[no-untyped-def]
     return result(types.int64, like), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen_float16(typingctx, bits):  # type: ignore[no-untyped-def]
     """Return the float32 of a float16's bits."""
 
@@ -31,7 +31,7 @@ def widen_float16(typingctx, bits):  # type: ignore[no-untyped-def]
     return types.float32(types.uint16), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def narrow_float16(typingctx, value):  # type: ignore[no-untyped-def]
     """Return the bits of the float16 nearest to a float32."""
 
@@ -41,13 +41,13 @@ def narrow_float16(typingctx, value):  # type: ignore[no-untyped-def]
     return types.uint16(types.float32), codegen
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def widen_bfloat16(bits):  # type: ignore[no-untyped-def]
     """Return the float32 of a bfloat16's bits: they are its upper half."""
     return u32(u32(bits) << u32(16)).view(np.float32)
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def narrow_bfloat16(value):  # type: ignore[no-untyped-def]
     """Return the bits of the bfloat16 nearest to a float32, ties to even, NaN kept."""
     bits = np.float32(value).view(u32)
@@ -55,27 +55,26 @@ def narrow_bfloat16(value):  # type: ignore[no-untyped-def]
     return u16(0x7FC0) if value != value else rounded
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def same(value):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def view_float32(address, size):  # type: ignore[no-untyped-def]
     return carray(_pointer(address, np.float32(0.0)), (size,))
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def view_float64(address, size):  # type: ignore[no-untyped-def]
     return carray(_pointer(address, np.float64(0.0)), (size,))
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def view_uint16(address, size):  # type: ignore[no-untyped-def]
     return carray(_pointer(address, u16(0)), (size,))
 
 
-@njit(forceinline=True)  # type: ignore[untyped-decorator]
+@njit(forceinline=True)
 def view_int64(address, size):  # type: ignore[no-untyped-def]
     return carray(_pointer(address, np.int64(0)), (size,))
-

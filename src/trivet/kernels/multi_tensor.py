@@ -116,9 +116,7 @@ class Table:
         ):
             return grads
         return [
-            grad
-            if grad.stride() == own.stride() and grad.dtype == own.dtype
-            else torch.empty_like(own).copy_(grad)
+            grad if grad.stride() == own.stride() and grad.dtype == own.dtype else torch.empty_like(own).copy_(grad)
             for own, grad in zip(self.columns[0], grads, strict=True)
         ]
 

@@ -92,7 +92,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
         for name in ("lr", "eps", "weight_decay"):
-            if name in group and not 0 <= float(group[name]):
+            if name in group and not float(group[name]) >= 0:
                 raise InputError(f"{name} = {group[name]} must be at least 0")
         for beta in group.get("betas", ()):
             if not 0 <= float(beta) < 1:
@@ -102,7 +102,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
                 raise InputError(f"{name}=True is not offered; use torch.optim.{type(self).__name__} for it")
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        state = dict(super().__getstate__())
         return state | {"backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
