@@ -18,7 +18,7 @@ from trivet.facts import Profile, profile
 from trivet.recipes import Advice, Edit, Recipe
 from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
-from trivet.tasks import Split, Task, read_task
+from trivet.tasks import Split, Task, bootstrap_difference, fit_decision, read_task
 from trivet.training import Outcome, Recorder, make_progress, predict_outputs, rehearse, train
 from trivet.tuning import LRRange, find_lr
 
@@ -219,13 +219,18 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
 
 def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
     outputs, targets = predict_outputs(outcome.model, task.test, device=device)
-    value = task.metric(outputs, targets)
-    interval = task.interval(outputs, targets, seed=seed)
-    baselines = tuple(Baseline(b.name, b.value) for b in task.baselines())
+    decision = None
+    if task.kind == "binary":
+        decision = fit_decision(*predict_outputs(outcome.model, task.val, device=device), task.metric)
+        outputs = decision.apply(outputs, task.metric)
+    baselines = tuple(
+        Baseline(b.name, b.value, bootstrap_difference(task.metric, outputs, b.outputs, targets, seed=seed))
+        for b in task.baselines()
+    )
     metric = Judged(
         name=task.metric.name,
-        test=value,
-        interval=interval,
+        test=task.metric(outputs, targets),
+        interval=task.interval(outputs, targets, seed=seed),
         val=outcome.metric,
         higher_is_better=task.metric.higher_is_better,
         baselines=baselines,
@@ -240,6 +245,7 @@ def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
         reason=outcome.reason,
         seconds=round(outcome.seconds, 2),
         overhead=round(outcome.overhead, 4),
+        decision=decision,
     )
 
 
@@ -264,17 +270,21 @@ def export(run: Run | str | Path, folder: str | Path) -> Path:
 
 
 def verdict(metric: Judged) -> str:
-    """Say in one or two sentences how the metric stands against its baselines, the interval considered."""
-    low, high = metric.interval
+    """Say how the metric stands against each baseline; a difference whose interval holds zero is no difference."""
     sign = 1 if metric.higher_is_better else -1
-    said = []
+    said = [f"{metric.test:.4g} on the test split."]
     for baseline in metric.baselines:
         ahead = sign * (metric.test - baseline.value)
-        clear = baseline.value < low or baseline.value > high
-        how = "better than" if ahead > 0 else "worse than" if ahead < 0 else "equal to"
-        sure = "" if clear else " (within the interval: the test split cannot tell them apart)"
-        said.append(f"{how} {baseline.name} ({baseline.value:.4g}){sure}")
-    return f"{metric.test:.4g} on the test split: " + "; ".join(said) + "." if said else f"{metric.test:.4g}."
+        low, high = baseline.ahead
+        name = f"{baseline.name} ({baseline.value:.4g})"
+        interval = f"95 % interval {low:.2g} to {high:.2g}"
+        if low > 0:
+            said.append(f"Better than {name}: ahead by {ahead:.2g}, {interval}.")
+        elif high < 0:
+            said.append(f"Worse than {name}: behind by {-ahead:.2g}, {interval} ahead.")
+        else:
+            said.append(f"Too close to call against {name}: ahead by {ahead:.2g}, {interval}.")
+    return " ".join(said)
 
 
 def _save_weights(run: Run, outcome: Outcome) -> None:
