@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import shlex
 import time
@@ -223,17 +224,24 @@ def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
     if task.kind == "binary":
         decision = fit_decision(*predict_outputs(outcome.model, task.val, device=device), task.metric)
         outputs = decision.apply(outputs, task.metric)
-    baselines = tuple(
-        Baseline(b.name, b.value, bootstrap_difference(task.metric, outputs, b.outputs, targets, seed=seed))
-        for b in task.baselines()
-    )
+    test = task.metric(outputs, targets)
+    if not math.isfinite(test):
+        raise InputError(
+            f"{task.metric.name} is {test} on the {len(task.test)} test rows, so there is no verdict: it may need more "
+            "rows of each class, or another metric"
+        )
+    baselines = []
+    for known in task.baselines():
+        if math.isfinite(known.value):
+            ahead = bootstrap_difference(task.metric, outputs, known.outputs, targets, seed=seed)
+            baselines.append(Baseline(known.name, known.value, ahead if math.isfinite(ahead[0]) else None))
     metric = Judged(
         name=task.metric.name,
-        test=task.metric(outputs, targets),
+        test=test,
         interval=task.interval(outputs, targets, seed=seed),
         val=outcome.metric,
         higher_is_better=task.metric.higher_is_better,
-        baselines=baselines,
+        baselines=tuple(baselines),
     )
     return Result(
         metric=metric,
@@ -275,15 +283,10 @@ def verdict(metric: Judged) -> str:
     said = [f"{metric.test:.4g} on the test split."]
     for baseline in metric.baselines:
         ahead = sign * (metric.test - baseline.value)
-        low, high = baseline.ahead
-        name = f"{baseline.name} ({baseline.value:.4g})"
-        interval = f"95 % interval {low:.2g} to {high:.2g}"
-        if low > 0:
-            said.append(f"Better than {name}: ahead by {ahead:.2g}, {interval}.")
-        elif high < 0:
-            said.append(f"Worse than {name}: behind by {-ahead:.2g}, {interval} ahead.")
-        else:
-            said.append(f"Too close to call against {name}: ahead by {ahead:.2g}, {interval}.")
+        low, high = baseline.ahead or (-math.inf, math.inf)
+        how = f"{'ahead' if ahead >= 0 else 'behind'} by {abs(ahead):.2g}"
+        word = "Better than" if low > 0 else "Worse than" if high < 0 else "Too close to call against"
+        said.append(f"{word} {baseline.name} ({baseline.value:.4g}): {how} (95 % interval {low:.2g} to {high:.2g}).")
     return " ".join(said)
 
 

@@ -303,9 +303,9 @@ def test_the_verdict_names_ties_as_ties() -> None:
         ),
     )  # fmt: skip
     assert verdict(metric) == (
-        "0.9 on the test split. Better than majority class (0.5): ahead by 0.4, 95 % interval 0.31 to 0.49. "
-        "Too close to call against linear softmax (0.92): ahead by -0.02, 95 % interval -0.05 to 0.01. "
-        "Worse than an oracle (1): behind by 0.1, 95 % interval -0.14 to -0.06 ahead."
+        "0.9 on the test split. Better than majority class (0.5): ahead by 0.4 (95 % interval 0.31 to 0.49). "
+        "Too close to call against linear softmax (0.92): behind by 0.02 (95 % interval -0.05 to 0.01). "
+        "Worse than an oracle (1): behind by 0.1 (95 % interval -0.14 to -0.06)."
     )
 
 

@@ -84,7 +84,7 @@ def to_svg(figure: Figure, *, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     # Ten inches of figure fill the page: text in narrower figures then has the same size as in wide ones.
-    width = f"max-width: {10 * figure.get_figwidth():.0f}%"
+    width = f"max-width: {10 * figure.get_figwidth():.0f}%; --share: {0.1 * figure.get_figwidth():.2g}"
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{width}" ', 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from trivet.facts import Profile
 from trivet.figures import curves
 from trivet.figures.style import to_svg
-from trivet.recipes.explain import short, sureness
+from trivet.recipes.explain import short, stated, sureness
 from trivet.record import Record, Result, Run, TaskCard
 from trivet.tuning import LRRange
 
@@ -34,6 +34,8 @@ pre { background: var(--card); padding: .9rem 1rem; border-radius: .5rem; overfl
 .why { background: var(--card); border-radius: .5rem; padding: .7rem 1rem; margin: .6rem 0; }
 .why code { font-weight: 600; } .why p { margin: .3rem 0; } .tag { color: var(--soft); font-size: .85rem; }
 .wide { overflow-x: auto; }
+@media (max-width: 44rem) { figure { overflow-x: auto; } figure svg { max-width: none !important;
+  width: calc(var(--share) * 44rem); } figcaption { position: sticky; left: 0; } }
 """
 
 
@@ -113,7 +115,7 @@ def _recipe(run: Run) -> str:
         )
         tags = "; ".join(filter(None, (sureness(advice.confidence), facts, advice.source)))
         blocks.append(
-            f"<div class='why'><code>{escape(str(advice.edit))}</code><p>{escape(advice.reason)}</p>{against}"
+            f"<div class='why'><code>{escape(stated(recipe, advice))}</code><p>{escape(advice.reason)}</p>{against}"
             f"<p class='tag'>{tags if not advice.source else escape(tags)}</p></div>"
         )
     return f"<h2>The recipe</h2><pre>{escape(recipe.to_toml())}</pre><h2>Why this recipe</h2>{''.join(blocks)}"
