@@ -26,6 +26,9 @@ from trivet.tuning import LRRange, find_lr
 if TYPE_CHECKING:
     from trivet.training.progress import Progress
 
+# Steps. Three sweeps of thirty are the least that a range test makes; a shorter run would cost less than its search.
+SHORTEST_FOR_A_SEARCH = 90
+
 
 def fit(
     task: Task | str | None = None,
@@ -161,6 +164,12 @@ def _find_rate(
 ) -> Recipe:
     found = run.read("lr_range.json", LRRange)
     if found is not None:
+        return recipe
+    steps = round(recipe.epochs * len(task.train) / recipe.batch_size)
+    if steps < SHORTEST_FOR_A_SEARCH:
+        display.say(
+            f"rate: not looked for, a run of {steps} steps is shorter than a range test; {recipe.optimizer['lr']}"
+        )
         return recipe
     # A third of what is left: the search costs at most half of the run that follows it.
     budget = None if seconds is None else seconds / 3

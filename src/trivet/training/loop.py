@@ -143,6 +143,8 @@ class _Training:
     def _train_until_done(self, interrupt: Interrupt) -> str:
         every = max(1, self.steps // RECORDED_STEPS)
         window: list[float] = []
+        # Once: evaluation puts the mode back, and a walk over all modules costs more than the record of a step.
+        self.model.train()
         while self.step < self.steps:
             began = time.perf_counter()
             loss, norm = self._train_step(want_norm=(self.step + 1) % every == 0)
@@ -174,7 +176,6 @@ class _Training:
         """Make one optimizer step; return the mean loss of its batches and the gradient norm where it is known."""
         parts, total = self.parts, 0.0
         parts.optimizer.zero_grad(set_to_none=True)
-        self.model.train()
         for part in range(self.recipe.accumulate):
             inputs, targets = self._batch(self.step * self.recipe.accumulate + part)
             with parts.autocast(self.device):
