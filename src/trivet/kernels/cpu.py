@@ -73,9 +73,12 @@ def _allow_many_pointers() -> None:
     llvm.set_option("trivet", "--runtime-memory-check-threshold=128")
 
 
-def compiled(rule: Rule, body: str, compute: str) -> ModuleType:
-    """Return the module of a kernel: the header, the rule bound to `xp`, and the kernel's own body."""
-    functions = bound_source(rule, compute).replace("def ", "@rule_function\ndef ")
+def compiled(rule: Rule, body: str, compute: str, numbers: tuple[str, ...] = ()) -> ModuleType:
+    """Return the module of a kernel: the header, the rule bound to `xp`, and the kernel's own body.
+
+    What the rule computes from `numbers` alone is left to the host (`binding.on_host`).
+    """
+    functions = bound_source(rule, compute, numbers).replace("def ", "@rule_function\ndef ")
     return module(functions + "\n\n" + body, compute)
 
 
