@@ -119,12 +119,16 @@ def _in_pool(function: Callable[..., Any], arguments: tuple[object, ...], worker
     import numba
 
     with _POOL:
+        torchs = torch.get_num_threads()
         before = numba.get_num_threads()
         numba.set_num_threads(workers)
         try:
             return function(*arguments)
         finally:
             numba.set_num_threads(before)
+            # Numba's OpenMP pool sets the number of threads of the whole process, torch's with it, when it starts.
+            if torch.get_num_threads() != torchs:
+                torch.set_num_threads(torchs)
 
 
 def _first_call(function: Callable[..., Any], arguments: tuple[object, ...], workers: int) -> Any:
