@@ -16,7 +16,9 @@ _HOMES = {
     "Profile": "facts",
     "Recipe": "recipes",
     "Run": "record",
+    "Study": "tuning",
     "Task": "tasks",
+    "compare": "tuning",
     "export": "workflow",
     "find_lr": "tuning",
     "fit": "workflow",
@@ -34,7 +36,9 @@ __all__ = [
     "Profile",
     "Recipe",
     "Run",
+    "Study",
     "Task",
+    "compare",
     "export",
     "find_lr",
     "fit",
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run
     from trivet.tasks import Task, read_task
-    from trivet.tuning import LRRange, find_lr
+    from trivet.tuning import LRRange, Study, compare, find_lr
     from trivet.workflow import export, fit
 
 

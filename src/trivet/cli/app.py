@@ -26,4 +26,5 @@ _COMMANDS = {
 for _name, (_function, _help) in _COMMANDS.items():
     app.command(f"trivet.cli.commands:{_function}", name=_name, help=_help)
 
+app.command("trivet.cli.compare:compare", name="compare", help="Compare recipes or optimizers over paired seeds.")
 app.command("trivet.cli.runs:app", name="runs", help="List runs; compare or remove them.")

@@ -1,7 +1,9 @@
-"""Tuning: find the rate, and (later) search and compare recipes."""
+"""Tuning: find the rate, compare recipes, and (later) search."""
 
 from __future__ import annotations
 
+from trivet.tuning.comparison import compare
 from trivet.tuning.lr_finder import LRRange, find_lr
+from trivet.tuning.study import Study
 
-__all__ = ["LRRange", "find_lr"]
+__all__ = ["LRRange", "Study", "compare", "find_lr"]
