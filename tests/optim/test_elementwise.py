@@ -137,10 +137,15 @@ def test_a_parameter_that_no_kernel_can_take_uses_the_reference_unless_a_backend
     for tensor in (holes, expanded):
         w = tensor.requires_grad_()
         w.grad = torch.ones_like(w)
-        with pytest.raises(BackendError, match="strides"):
-            SGD([w], lr=1.0, backend="cpu").step()
+        for backend in ("cpu", "triton"):
+            with pytest.raises(BackendError, match="strides"):
+                SGD([w], lr=1.0, backend=backend).step()  # type: ignore[arg-type]
     SGD([holes], lr=1.0).step()
     assert holes.tolist() == [-1.0] * 5
+    plain = Parameter(torch.zeros(3))
+    plain.grad = torch.ones(3)
+    with pytest.raises(BackendError, match="triton"):
+        AdamW([plain], backend="triton").step()
     meta = Parameter(torch.zeros(3, device="meta"))
     meta.grad = torch.zeros(3, device="meta")
     with pytest.raises(BackendError, match="meta"):

@@ -210,7 +210,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
             raise BackendError(
                 f"backend={self.backend!r} cannot run in a forked process; start it by 'spawn', or use backend='auto'"
             )
-        fits = multi_tensor.fits(own) and not shared
+        fits = self.backend != "triton" and multi_tensor.fits(own) and not shared
         if not fits and self.backend != "auto":
             raise BackendError(
                 f"backend={self.backend!r} cannot update a parameter of {own[0].dtype} on {own[0].device} with strides "
