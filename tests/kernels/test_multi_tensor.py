@@ -162,7 +162,7 @@ def test_gradients_of_mixed_layouts_and_types_are_laid_out_as_their_parameters()
 
 def test_counts_advance_by_one_each_and_are_returned_in_order() -> None:
     steps = [torch.tensor(float(k)) for k in (0, 41, 7)]
-    assert multi_tensor.advance(steps).tolist() == [1.0, 42.0, 8.0]
+    assert multi_tensor.advance(multi_tensor.addresses(steps)).tolist() == [1.0, 42.0, 8.0]
     assert [step.item() for step in steps] == [1.0, 42.0, 8.0]
 
 
