@@ -56,7 +56,7 @@ def fit(
     cannot be used.
 
     >>> import tempfile, trivet
-    >>> run = trivet.fit("sklearn:wine", out=tempfile.mkdtemp(), progress="off", budget=5)
+    >>> run = trivet.fit("sklearn:wine", out=tempfile.mkdtemp(), progress="off")
     >>> run.result.metric.test > run.result.metric.baselines[0].value
     True
     """

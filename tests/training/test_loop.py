@@ -22,11 +22,15 @@ pytestmark = pytest.mark.app
 
 
 class Model(nn.Module):
-    """Dropout and batch norm on purpose: both have state that a resume must bring back."""
+    """Dropout and batch norm on purpose: both have state that a resume must bring back.
+
+    No bias before the batch norm: its gradient would be rounding alone, which AdamW turns into whole steps.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
+        first = nn.Linear(5, 16, bias=False)
+        self.layers = nn.Sequential(first, nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)  # type: ignore[no-any-return]

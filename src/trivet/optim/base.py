@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from trivet.errors import BackendError, InputError, unknown_name
 from trivet.kernels import cpu, multi_tensor
@@ -39,6 +40,15 @@ class _Table:
     columns: dict[str, list[Tensor]]  # the states' tensors as the user sees them, `step` included
     kernel: multi_tensor.Table
     simple: bool  # all parameters are real and whole
+
+    def moved(self) -> bool:
+        """Return whether a tensor has got other memory since the table was made."""
+        if self.kernel.moved():
+            return True
+        if self.simple:
+            return False
+        pairs = zip(map(_plain, self.params), self.kernel.columns[0], strict=True)
+        return any(now.data_ptr() != then.data_ptr() or now.shape != then.shape for now, then in pairs)
 
 
 @dataclass
@@ -87,7 +97,11 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        self.check(self.param_groups[-1])
+        try:
+            self.check(self.param_groups[-1])
+        except InputError:
+            self.param_groups.pop()
+            raise
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
@@ -125,6 +139,8 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
                 self._step_group(index, group)
         return loss
 
+    # A compiled graph is broken here: Dynamo cannot follow a kernel, which is no slower than what Inductor makes.
+    @_disable_dynamo
     def _step_group(self, index: int, group: dict[str, Any]) -> None:
         params: list[Tensor] = group["params"]
         grads = [p.grad for p in params]
@@ -150,7 +166,8 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
             batches.rule is self.rule(group)
             and _same(batches.params, params)
             and _same(batches.states, self.state.values())
-            and not any(table.kernel.moved() for table in batches.tables)
+            and not any(table.moved() for table in batches.tables)
+            and not (batches.tables and cpu.forked())
             and all(
                 _same(column, [state.get(name) for state in table.states])
                 for table in batches.tables
@@ -162,11 +179,14 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         """Sort parameters into tables of one kind each, and those that go through the reference."""
         names = self.states(group)
         kinds: dict[tuple[torch.dtype, ...], list[Tensor]] = {}
-        others = []
+        owned = []
         for param in params:
             state = self._state_of(group, param, names)
-            own = [_plain(param), *(_plain(state[name]) for name in names)]
-            if self._executes(own):
+            owned.append([_plain(param), *(_plain(state[name]) for name in names)])
+        shared = multi_tensor.overlapping(owned)
+        others = []
+        for index, (param, own) in enumerate(zip(params, owned, strict=True)):
+            if self._executes(own, index in shared):
                 kinds.setdefault(tuple(tensor.dtype for tensor in own), []).append(param)
             else:
                 others.append(param)
@@ -182,15 +202,19 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         simple = not any(p.is_complex() or hasattr(p, "to_local") for p in params)
         return _Table(params, states, columns, multi_tensor.Table(rule, plain), simple)
 
-    def _executes(self, own: list[Tensor]) -> bool:
+    def _executes(self, own: list[Tensor], shared: bool) -> bool:
         """Return whether the kernel takes these; a backend that was named and cannot raises."""
         if self.backend == "torch" or (self.backend == "auto" and cpu.forked()):
             return False
-        fits = multi_tensor.fits(own) and not cpu.forked()
+        if self.backend != "auto" and cpu.forked():
+            raise BackendError(
+                f"backend={self.backend!r} cannot run in a forked process; start it by 'spawn', or use backend='auto'"
+            )
+        fits = multi_tensor.fits(own) and not shared
         if not fits and self.backend != "auto":
             raise BackendError(
                 f"backend={self.backend!r} cannot update a parameter of {own[0].dtype} on {own[0].device} with strides "
-                f"{own[0].stride()} here; use backend='auto'"
+                f"{own[0].stride()}{' and memory shared with another' if shared else ''} here; use backend='auto'"
             )
         return fits
 
@@ -208,10 +232,10 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         return state
 
     def _run_table(self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor]) -> None:
-        steps = multi_tensor.advance(table.columns["step"]) if self.counts_steps else self._uncounted(table.params)
-        scalars = self._scalars(group, steps)
         if not (table.simple and _ready(grads)):
             grads = _gradients(grads)
+        steps = multi_tensor.advance(table.columns["step"]) if self.counts_steps else self._uncounted(table.params)
+        scalars = self._scalars(group, steps)
         table.kernel.run(grads, scalars)
 
     def _uncounted(self, params: Sequence[Tensor]) -> Step:
@@ -235,12 +259,12 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
     def _run_reference(self, group: Mapping[str, Any], param: Tensor) -> None:
         """Update one parameter by the rule on tensors, in float32 or wider."""
         state = self.state[param]
+        assert param.grad is not None
+        (grad,) = _gradients([param.grad])
         if self.counts_steps:
             state["step"] += 1
         steps = np.array([float(state["step"])]) if self.counts_steps else self._uncounted([param])
         *numbers, sign = self._scalars(group, steps)[:, 0].tolist()
-        assert param.grad is not None
-        (grad,) = _gradients([param.grad])
         own = [_plain(param), *(_plain(state[name]) for name in self.states(group))]
         wide = torch.promote_types(own[0].dtype, torch.float32)
         results = self.rule(group)(
@@ -257,7 +281,7 @@ def _same(before: Sequence[object], now: Iterable[object]) -> bool:
 
 def _plain(tensor: Tensor) -> Tensor:
     """Return the tensor whose elements are updated: the local shard, complex numbers as pairs of reals."""
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return torch.view_as_real(local) if local.is_complex() else local
 
 
