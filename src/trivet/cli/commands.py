@@ -73,6 +73,7 @@ def fit(
                 "run": str(run.path),
                 "seconds": result.seconds,
                 "verdict": result.verdict,
+                "decision": result.decision,
             }
         )
         return 0
