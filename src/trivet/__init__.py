@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Every public name and the part that has it; imported at first use, so that `import trivet` costs next to nothing.
 _HOMES = {
     "Advice": "recipes",
+    "Curvature": "tuning",
     "Edit": "recipes",
     "Finding": "recipes",
     "LRRange": "tuning",
@@ -17,6 +18,7 @@ _HOMES = {
     "Recipe": "recipes",
     "Run": "record",
     "Task": "tasks",
+    "curvature": "tuning",
     "export": "workflow",
     "find_lr": "tuning",
     "fit": "workflow",
@@ -28,6 +30,7 @@ _PARTS = ("errors", "figures", "losses", "optim", "recipes", "schedules", "tasks
 
 __all__ = [
     "Advice",
+    "Curvature",
     "Edit",
     "Finding",
     "LRRange",
@@ -35,6 +38,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Task",
+    "curvature",
     "export",
     "find_lr",
     "fit",
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run
     from trivet.tasks import Task, read_task
-    from trivet.tuning import LRRange, find_lr
+    from trivet.tuning import Curvature, LRRange, curvature, find_lr
     from trivet.workflow import export, fit
 
 

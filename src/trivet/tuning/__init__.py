@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trivet.tuning.hessian import Curvature, curvature
 from trivet.tuning.lr_finder import LRRange, find_lr
 
-__all__ = ["LRRange", "find_lr"]
+__all__ = ["Curvature", "LRRange", "curvature", "find_lr"]
