@@ -113,9 +113,11 @@ def _limit(shares: Sequence[float]) -> Figure:
     axes.plot(shares, shrinkage(shares, curvatures=RAVINE), color=ORANGE, linestyle="--", label="a ravine, 20 : 1")
     axes.axhline(1, color=INK, linewidth=0.8)
     axes.axvline(1, color=RED, linestyle=":", label="2 / largest curvature")
-    axes.annotate("farther after each step", (1.02, 1.01), fontsize=8, va="bottom")
-    axes.set(title="Where descent stops", xlabel="rate, as a share of 2 / largest curvature", ylim=(0, None))
-    axes.set_ylabel("distance per step")
+    axes.annotate("every step\ngoes farther", (1.02, 0.3), fontsize=8)
+    axes.set(
+        title="Where descent turns into divergence", xlabel="rate, as a share of 2 / largest curvature", ylim=(0, None)
+    )
+    axes.set_ylabel("distance after a step / before")
     axes.legend()
     return figure
 

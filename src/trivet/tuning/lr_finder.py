@@ -6,7 +6,7 @@
    there before, and whether any rate can be told from another.
 2. *Short runs.* A few rates half a decade apart, walking to where they get better, each with a run of its own that is
    warmed up and decays to nothing, judged on held-out data. The pick is the centre of the rates that these runs cannot
-   tell apart, on the log scale: steadier than the best of five noisy values (docs/decisions/060).
+   tell apart, on the log scale: steadier than the best of five noisy values (docs/decisions/070).
 
 When the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """

@@ -81,7 +81,9 @@ def schedule(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """Warm up while the statistics are young, then decay to nothing."""
     model = profile.model
     attention = bool(model.layers.get("attention"))
-    warmup = warmup_fraction(str(recipe.optimizer["name"]), pretrained=model.pretrained, attention=attention)
+    warmup = warmup_fraction(
+        str(recipe.optimizer["name"]), pretrained=model.pretrained, attention=attention, post_norm=model.post_norm
+    )
     text = f"warmup({warmup.fraction:g}) >> cosine()" if warmup.fraction else "cosine()"
     return (
         Advice(
