@@ -11,6 +11,7 @@ from torch import nn
 
 from trivet import losses, optim, schedules
 from trivet.errors import RecipeError, nearest, unknown_name
+from trivet.losses import conventions
 
 # Set by the build itself, never by a recipe.
 _NOT_IN_RECIPES = {"self", "params", "reduction", "reduce", "size_average", "backend"}
@@ -66,7 +67,8 @@ def page(name: str) -> str:
     if name not in everything:
         raise unknown_name("part", name, everything)
     part = everything[name]
-    text = inspect.getdoc(part) or ""
+    explained = part.function if isinstance(part, type) and issubclass(part, losses.Loss) else part
+    text = "\n\n".join(filter(None, (inspect.getdoc(explained), conventions.differences(name))))
     return f"{name}{inspect.signature(part)}\n\n{text}"  # type: ignore[arg-type]
 
 
