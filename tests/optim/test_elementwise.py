@@ -137,10 +137,15 @@ def test_a_parameter_that_no_kernel_can_take_uses_the_reference_unless_a_backend
     for tensor in (holes, expanded):
         w = tensor.requires_grad_()
         w.grad = torch.ones_like(w)
-        with pytest.raises(BackendError, match="strides"):
-            SGD([w], lr=1.0, backend="cpu").step()
+        for backend in ("cpu", "triton"):
+            with pytest.raises(BackendError, match="strides"):
+                SGD([w], lr=1.0, backend=backend).step()  # type: ignore[arg-type]
     SGD([holes], lr=1.0).step()
     assert holes.tolist() == [-1.0] * 5
+    plain = Parameter(torch.zeros(3))
+    plain.grad = torch.ones(3)
+    with pytest.raises(BackendError, match="triton"):
+        AdamW([plain], backend="triton").step()
     meta = Parameter(torch.zeros(3, device="meta"))
     meta.grad = torch.zeros(3, device="meta")
     with pytest.raises(BackendError, match="meta"):
@@ -221,6 +226,32 @@ def test_a_state_that_was_replaced_is_the_one_that_is_used(name: str) -> None:
     _walk(optimizer, range(2, 3))
     for key, value in optimizer.state[w].items():
         assert not torch.equal(value, before[key])
+
+
+@every
+def test_a_state_whose_data_was_replaced_is_updated_where_it_lies_now(name: str) -> None:
+    w, same = Parameter(torch.zeros(4)), Parameter(torch.zeros(4))
+    a, b = _make(name, [w], backend="cpu"), _make(name, [same], backend="cpu")
+    for optimizer in (a, b):
+        _walk(optimizer, range(2))
+    for value in a.state[w].values():  # as those do who move an optimizer to another device by hand
+        value.data = value.data.clone()
+    before = {key: value.clone() for key, value in a.state[w].items()}
+    for optimizer in (a, b):
+        _walk(optimizer, range(2, 4))
+    assert torch.equal(w, same)
+    assert all(not torch.equal(value, before[key]) for key, value in a.state[w].items())
+
+
+@every
+def test_reading_the_state_dict_or_a_copy_does_not_slow_the_steps_that_follow(name: str) -> None:
+    optimizer = _make(name, [Parameter(torch.zeros(4))])
+    _walk(optimizer, range(1))
+    optimizer.state_dict()
+    optimizer.load_state_dict(copy.deepcopy(optimizer).state_dict())
+    assert not optimizer._seen
+    assert isinstance(optimizer.state, dict)
+    assert optimizer._seen
 
 
 @every

@@ -21,6 +21,7 @@ from trivet.kernels import xp as namespaces
 Rule = Callable[..., Any]
 
 
+@functools.cache
 def parameters(rule: Rule) -> tuple[str, ...]:
     """Return the names of a rule's parameters, in order."""
     return tuple(inspect.signature(rule).parameters)
