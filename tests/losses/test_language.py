@@ -117,6 +117,18 @@ def test_bfloat16_value_is_right_where_torchs_chunked_one_is_low() -> None:
     assert linear_cross_entropy(hidden, output, target).item() == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_graph_that_is_kept_gives_the_same_gradient_again_whatever_became_of_the_first() -> None:
+    hidden, output, _, target, _ = _problem()
+    hidden.requires_grad_(), output.requires_grad_()
+    value = linear_cross_entropy(hidden, output, target)
+    first = torch.autograd.grad(3 * value, (hidden, output), retain_graph=True)
+    kept = [gradient.clone() for gradient in first]
+    for gradient in first:
+        gradient.zero_()
+    again = torch.autograd.grad(3 * value, (hidden, output))
+    torch.testing.assert_close(list(again), kept)
+
+
 def test_all_ignored_is_zero_with_zero_gradients_where_torch_is_nan() -> None:
     hidden, output = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
     target = torch.full((4,), -100)

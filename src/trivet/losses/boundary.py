@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trivet.errors import DataError
-from trivet.losses.contract import Loss, reduce, widen
+from trivet.losses.contract import Loss, check_choice, reduce, widen
 
 __all__ = ["BoundaryLoss", "boundary_loss", "signed_distance"]
 
@@ -56,6 +56,7 @@ def boundary_loss(
     target: Tensor,
     *,
     include_background: bool = False,
+    convention: str = "paper",
     ignore_index: int = -100,
     reduction: str = "mean",
     empty: str = "zero",
@@ -74,6 +75,7 @@ def boundary_loss(
         target: labels ``(batch, ...)``, or ready distances ``(batch, classes, ...)`` of a floating type from
             :func:`signed_distance`, worth computing once per image when there is no augmentation.
         include_background: count class 0 too (of several).
+        convention: ``"paper"`` adds the classes up; ``"authors"``: their code averages over the classes counted.
         ignore_index: a label that takes no part.
         reduction: ``"mean"`` over images, ``"sum"``, ``"none"``: ``(batch,)``.
         empty: value when no pixel takes part, ``"zero"`` or ``"nan"``.
@@ -85,6 +87,7 @@ def boundary_loss(
 
     Source: Kervadec et al. 2019, "Boundary loss for highly unbalanced segmentation", eq. 7.
     """
+    check_choice("convention", convention, ("paper", "authors"))
     count = input.shape[1]
     logits = widen(input)
     probability = logits.sigmoid() if count == 1 else logits.softmax(1)
@@ -104,6 +107,8 @@ def boundary_loss(
         distance = signed_distance(region).to(logits.dtype)
     first = 0 if include_background or count == 1 else 1
     moments = torch.where(valid, probability * distance, 0)[:, first:].flatten(1).sum(1)
+    if convention == "authors":
+        moments = moments / (count - first)
     pixels = valid.flatten(1).sum(1)
     weight = (pixels > 0).to(logits.dtype)
     if sample_weight is not None:

@@ -53,7 +53,11 @@ def gradient_again(
 
 
 class _Sum(torch.autograd.Function):
-    """The weighted sum of the rows: its gradients, the further outputs, are ready when its value is."""
+    """The weighted sum of the rows: its gradients, the further outputs, are ready when its value is.
+
+    The first backward scales them in place and gives them away, since a copy of an output layer's gradient would be
+    the largest tensor of all; another backward through the same graph walks again.
+    """
 
     @staticmethod
     def forward(plan: Walk, weight: Tensor, with_gradient: bool, *operands: Tensor) -> tuple[Tensor, ...]:
@@ -63,6 +67,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.plan, weight, _, *operands = inputs
+        ctx.given_away = False
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(weight, *operands, *output[1:])
 
@@ -72,7 +77,12 @@ class _Sum(torch.autograd.Function):
         if torch.is_grad_enabled():
             operands = tuple(saved[: len(ctx.needs_input_grad) - 3])
             return None, None, None, *gradient_again(ctx.plan.rows, operands, weight * upstream[0])
-        return None, None, None, *(grad * upstream[0] for grad in saved[len(saved) // 2 :])
+        operands, grads = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        if ctx.given_away:
+            grads = ctx.plan.walk(*operands, upstream=weight)[1:]
+        ctx.given_away = True
+        # detach() would share the version counter, and whoever changes the gradient would spoil the saved tensor.
+        return None, None, None, *(grad.data.mul_(upstream[0]) for grad in grads)
 
 
 class _Rows(torch.autograd.Function):

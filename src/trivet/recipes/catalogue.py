@@ -12,6 +12,7 @@ from torch import nn
 
 from trivet import losses, optim, schedules
 from trivet.errors import RecipeError, nearest, unknown_name
+from trivet.losses import conventions
 
 # Set by the build itself, never by a recipe.
 _NOT_IN_RECIPES = {"self", "params", "reduction", "reduce", "size_average", "backend"}
@@ -67,13 +68,14 @@ def page(name: str) -> str:
 
 
 def documentation(name: str) -> str:
-    """Return a part's own documentation; for a loss, that of the function, which holds the formula."""
+    """Return a part's documentation; for a loss, that of its function, and where frameworks disagree about it."""
     text = inspect.getdoc(_part(name)) or ""
     function = getattr(losses, name, None) if name in losses.catalogue() else None
     explained = inspect.getdoc(function) or "" if function is not None else ""
     if explained and explained not in text:
         # A module whose whole text is "see the function" adds nothing to it.
         text = explained if ":func:" in text and "\n\n" not in text else f"{text}\n\n{explained}"
+    text = "\n\n".join(filter(None, (text, conventions.differences(name))))
     return re.sub(r":(?:func|class|math|meth):`([^`]+)`", r"`\1`", text)
 
 

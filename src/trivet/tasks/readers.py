@@ -48,7 +48,7 @@ def read_task(
     >>> read_task("sklearn:wine").classes
     ('class_0', 'class_1', 'class_2')
     """
-    factory = cast(ModelFactory, _load(model, "model factory")) if isinstance(model, str) else model
+    factory = cast(ModelFactory, load_function(model, "model factory")) if isinstance(model, str) else model
     prefix, colon, rest = data.partition(":")
     if colon and prefix == "sklearn":
         _refuse_target(target, data)
@@ -147,7 +147,7 @@ def _task_from_function(
     ]
     if given:
         raise DataError(f"{data} makes its own Task; set {', '.join(given)} inside that function instead")
-    make = _load(data, "function that returns a Task")
+    make = load_function(data, "function that returns a Task")
     try:
         task = make()
     except TrivetError:
@@ -159,7 +159,7 @@ def _task_from_function(
     return task
 
 
-def _load(path: str, what: str) -> Callable[..., object]:
+def load_function(path: str, what: str) -> Callable[..., object]:
     """Import ``module:function``; the current folder is searched first, as by ``python -m``."""
     module_name, colon, name = path.partition(":")
     if not (colon and module_name and name):

@@ -139,8 +139,8 @@ def triplet_loss(
             distances).
         mining: ``"all"``, ``"semi_hard"`` or ``"hard"``.
         distance: ``"euclidean"``, ``"squared"`` (euclidean), or ``"cosine"`` (1 - cosine).
-        convention: ``"paper"``: the mean is over all mined triplets. ``"nonzero"``: over those with a loss
-            (pytorch-metric-learning, which also uses unit vectors). ``"tensorflow"`` (semi-hard only): a
+        convention: ``"paper"``: the mean is over all mined triplets. ``"nonzero"``: over those with a loss.
+            ``"pml"`` (pytorch-metric-learning): that, of unit vectors. ``"tensorflow"`` (semi-hard only): a
             positive pair without a semi-hard negative takes the farthest one; the mean is over positive
             pairs.
         gather: mine among the embeddings of every process; gradients equal a single process's.
@@ -157,12 +157,13 @@ def triplet_loss(
     5.
     """
     check_choice("mining", mining, tuple(_MINING))
-    check_choice("convention", convention, ("paper", "nonzero", "tensorflow"))
+    check_choice("convention", convention, ("paper", "nonzero", "pml", "tensorflow"))
     if convention == "tensorflow" and mining != "semi_hard":
         raise DataError(f"convention='tensorflow' with mining={mining!r}; it is a form of mining='semi_hard'")
     check_embeddings(input, target, labels=True)
-    x = unit(widen(input)) if distance == "cosine" else widen(input)
-    rule = partial(_MINING[mining], margin=margin, convention=convention)
+    x = unit(widen(input)) if distance == "cosine" or convention == "pml" else widen(input)
+    over = "nonzero" if convention == "pml" else convention
+    rule = partial(_MINING[mining], margin=margin, convention=over)
     return _all_pairs(
         x, target, _distance(distance), rule,
         gather=gather, reduction=reduction, empty=empty, sample_weight=sample_weight,

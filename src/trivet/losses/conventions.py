@@ -1,0 +1,213 @@
+"""Where frameworks disagree about a loss of one name: what each does, how to ask for it, and by how much it differs.
+
+The numbers are computed when asked for, on one small batch, so that no page can say what the code no longer does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trivet.losses.examples import EXAMPLES, Example
+
+__all__ = ["CONVENTIONS", "Convention", "batch", "differences", "value"]
+
+ROWS, SEED = 9, 3  # of the first seeds, the one on which all differences show
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One reading of a loss: whose it is, the keywords that ask for it, and what is different.
+
+    ``given`` holds what must be set for the difference to show (class weights, smoothing); it is given to both sides.
+    No keywords means that the framework agrees with the default up to what ``says`` names.
+    """
+
+    framework: str
+    says: str
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+_WEIGHT = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+CONVENTIONS: dict[str, tuple[Convention, ...]] = {
+    "arcface_loss": (
+        Convention(
+            "pytorch-metric-learning",
+            "takes the margin in degrees; its default of 28.6 is 0.5 radians",
+            {"convention": "pml"},
+            {"margin": 28.6},
+        ),
+    ),
+    "boundary_loss": (
+        Convention(
+            "the authors' code",
+            "averages over the classes that count as well, where the paper adds them up",
+            {"convention": "authors"},
+        ),
+    ),
+    "contrastive_loss": (
+        Convention(
+            "pytorch-metric-learning",
+            "unit vectors, distances not squared; positive and negative pairs averaged apart, those of 0 left out",
+            {"convention": "pml"},
+        ),
+    ),
+    "cosine_embedding_loss": (
+        Convention("torch", "adds 1e-12 to squared lengths; the same to 1e-6 for vectors longer than 1e-3"),
+        Convention("Keras", "CosineSimilarity is the negative cosine: the same gradient, a value lower by 1"),
+    ),
+    "cross_entropy": (
+        Convention(
+            "Keras",
+            "class weights act as sample weights: the mean divides by the number of rows, not by their weights",
+            {"convention": "keras"},
+            {"weight": _WEIGHT},
+        ),
+    ),
+    "dice_loss": (
+        Convention("MONAI", "no difference: ratios for each image and class, smooth=1e-5 added to both sides"),
+        Convention("V-Net", "squares the probabilities in the denominator", {"convention": "vnet"}),
+        Convention(
+            "segmentation-models-pytorch",
+            "pools the batch, no smoothing, a class absent from the target counts as 0 in the mean",
+            {"convention": "smp"},
+        ),
+        Convention(
+            "optax",
+            "the halved form, in which the smoothing counts twice",
+            {"convention": "optax"},
+            {"smooth": 1.0},
+        ),
+    ),
+    "focal_loss": (
+        Convention("torchvision, MONAI, Keras (binary)", "no difference: alpha on positives, 1 - alpha on negatives"),
+        Convention("Keras (categorical)", "alpha multiplies both sides", {"convention": "keras"}),
+    ),
+    "focal_tversky_loss": (
+        Convention(
+            "segmentation-models-pytorch",
+            "gamma is the power itself, and not its inverse",
+            {"convention": "smp"},
+            {"gamma": 2.0},
+        ),
+    ),
+    "generalized_cross_entropy_loss": (Convention("Keras", "another default, q=0.5", {"q": 0.5}),),
+    "huber_loss": (
+        Convention("torch, Keras, optax", "no difference; it is delta times their Smooth L1 of beta = delta"),
+    ),
+    "info_nce_loss": (Convention("lightly", "another default temperature, 0.5", {"temperature": 0.5}),),
+    "kl_div_loss": (
+        Convention(
+            "Liger",
+            "does not multiply by the squared temperature",
+            {"convention": "liger"},
+            {"temperature": 2.0},
+        ),
+        Convention(
+            "torch",
+            "its mean divides by the number of classes too, and there is no temperature",
+            {"convention": "torch"},
+            {"temperature": 2.0},
+        ),
+    ),
+    "mse_loss": (Convention("optax", "l2_loss is half of it", {"convention": "optax"}),),
+    "multi_similarity_loss": (
+        Convention("pytorch-metric-learning", "base 0.5 and no mining of its own", {"convention": "pml"}),
+    ),
+    "nt_xent_loss": (
+        Convention("lightly, MONAI", "no difference: temperature 0.5"),
+        Convention("pytorch-metric-learning, optax", "another default temperature, 0.07", {"temperature": 0.07}),
+    ),
+    "poisson_nll_loss": (
+        Convention(
+            "Keras",
+            "takes rates, not their logarithms, and keeps the logarithm finite by 1e-7",
+            {"log_input": False, "eps": 1e-7},
+        ),
+    ),
+    "supervised_contrastive_loss": (
+        Convention(
+            "pytorch-metric-learning (NTXentLoss)",
+            "leaves the anchor's other positives out of the denominator and averages over positive pairs",
+            {"denominator": "negatives"},
+        ),
+    ),
+    "triplet_loss": (
+        Convention(
+            "pytorch-metric-learning",
+            "unit vectors, the mean over triplets that are not zero; its default margin is 0.05",
+            {"convention": "pml", "margin": 0.05},
+        ),
+        Convention(
+            "Hermans et al.",
+            "the mean over triplets that are not zero",
+            {"convention": "nonzero"},
+            {"margin": 0.2},
+        ),
+        Convention(
+            "TensorFlow Addons",
+            "a positive pair without a semi-hard negative takes the farthest one",
+            {"convention": "tensorflow"},
+            {"mining": "semi_hard"},
+        ),
+    ),
+}
+
+
+def batch(name: str) -> tuple[Tensor, Tensor]:
+    """Return the batch of a loss's numbers: nine rows in float64, drawn with seed 3."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        input, target = EXAMPLES[name].batch(ROWS, 1.0)
+    return (input.abs(), target) if name == "poisson_nll_loss" else (input, target)
+
+
+def value(name: str, **keywords: object) -> float:
+    """Return a loss's value on its batch.
+
+    >>> round(value("mse_loss"), 4) == round(2 * value("mse_loss", convention="optax"), 4)
+    True
+    """
+    from trivet import losses  # the catalogue stands above this table
+
+    example: Example = EXAMPLES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        loss = losses.catalogue()[name](**{**example.arguments, **keywords}).double()
+    with torch.no_grad():
+        return float(loss(*batch(name)))
+
+
+def differences(name: str) -> str:
+    """Return a loss's disagreements between frameworks in words and numbers; empty where none is known.
+
+    >>> print(differences("mse_loss"))
+    Where frameworks differ (values on nine rows drawn with seed 3):
+      optax: 0.5578 for 1.116; convention='optax'
+        l2_loss is half of it
+    """
+    lines = [f"  {line}" for convention in CONVENTIONS.get(name, ()) for line in _lines(name, convention)]
+    return "\n".join(["Where frameworks differ (values on nine rows drawn with seed 3):", *lines]) if lines else ""
+
+
+def _lines(name: str, convention: Convention) -> list[str]:
+    if not convention.keywords:
+        return [f"{convention.framework}: {convention.says}"]
+    ours = value(name, **convention.given)
+    theirs = value(name, **{**convention.given, **convention.keywords})
+    asked = ", ".join(f"{key}={shown!r}" for key, shown in convention.keywords.items())
+    given = ", ".join(f"{key}={_short(shown)}" for key, shown in convention.given.items())
+    return [
+        f"{convention.framework}: {theirs:.4g} for {ours:.4g}" + (f" with {given}" if given else "") + f"; {asked}",
+        f"  {convention.says}",
+    ]
+
+
+def _short(value: object) -> str:
+    return str(value.tolist()) if isinstance(value, Tensor) else repr(value)
