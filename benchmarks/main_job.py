@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.store import RESULTS, store
+from trivet.figures.style import number
 
 STORED = RESULTS / "main_job.json"
 README = Path(__file__).parents[1] / "README.md"
@@ -104,7 +105,7 @@ def table(rows: list[dict[str, object]]) -> str:
         seconds = max(row["seconds_in_all"] for row in runs)
         metric = str(runs[0]["metric"]).replace("_", " ")
         lines.append(
-            f"| {name.replace('_', ' ')} | {metric} | {test:.4g} | {base:.4g} ({simple}) "
+            f"| {name.replace('_', ' ')} | {metric} | {number(test)} | {number(base)} ({simple}) "
             f"| {better} of {len(runs)}, clearly {clear} | {seconds:.0f} |"
         )
     return "\n".join(lines)

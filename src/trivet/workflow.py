@@ -16,6 +16,7 @@ import trivet
 from trivet.advice import recommend
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
+from trivet.figures.style import number
 from trivet.recipes import Advice, Edit, Recipe
 from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
@@ -289,13 +290,14 @@ def export(run: Run | str | Path, folder: str | Path) -> Path:
 def verdict(metric: Judged) -> str:
     """Say how the metric stands against each baseline; a difference whose interval holds zero is no difference."""
     sign = 1 if metric.higher_is_better else -1
-    said = [f"{metric.test:.4g} on the test split."]
+    said = [f"{number(metric.test)} on the test split."]
     for baseline in metric.baselines:
         ahead = sign * (metric.test - baseline.value)
         low, high = baseline.ahead or (-math.inf, math.inf)
-        how = f"{'ahead' if ahead >= 0 else 'behind'} by {abs(ahead):.2g}"
+        how = f"{'ahead' if ahead >= 0 else 'behind'} by {number(abs(ahead), 2)}"
+        interval = f"{number(low, 2)} to {number(high, 2)}"
         word = "Better than" if low > 0 else "Worse than" if high < 0 else "Too close to call against"
-        said.append(f"{word} {baseline.name} ({baseline.value:.4g}): {how} (95 % interval {low:.2g} to {high:.2g}).")
+        said.append(f"{word} {baseline.name} ({number(baseline.value)}): {how} (95 % interval {interval}).")
     return " ".join(said)
 
 

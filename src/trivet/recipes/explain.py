@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trivet.figures.style import number
 from trivet.schedules import parse as parse_schedule
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def short(value: float | int | str) -> str:
     ('0.1235', '20,640', 'mse')
     """
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return number(value)
     return f"{value:,}" if isinstance(value, int) else value
 
 

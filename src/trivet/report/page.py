@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trivet.facts import Profile
 from trivet.figures import curves
-from trivet.figures.style import to_svg
+from trivet.figures.style import number, to_svg
 from trivet.recipes.explain import short, stated, sureness
 from trivet.record import Record, Result, Run, TaskCard
 from trivet.tuning import LRRange
@@ -67,7 +67,7 @@ def _verdict(run: Run, title: str, result: Result | None, task: TaskCard | None)
     head = f"<h1>{escape(title)}</h1>"
     if result is None:
         best = run.record.best()
-        so_far = f"; best on validation so far: {best.metric:.4g}" if best else ""
+        so_far = f"; best on validation so far: {number(best.metric)}" if best else ""
         return f"{head}<p class='verdict'>No verdict yet</p><p class='soft'>The run is {run.status}{so_far}.</p>"
     metric = result.metric
     low, high = metric.interval
@@ -78,12 +78,12 @@ def _verdict(run: Run, title: str, result: Result | None, task: TaskCard | None)
         interval=(low, high),
         label=f"{name} on the test split",
     )
-    label = f"{name} of this run, {metric.test:.4g}, beside its baselines"
+    label = f"{name} of this run, {number(metric.test)}, beside its baselines"
     return (
-        f"{head}<p class='verdict'><b>{metric.test:.4g}</b> {escape(name)}</p>"
+        f"{head}<p class='verdict'><b>{number(metric.test)}</b> {escape(name)}</p>"
         f"<p>{escape(result.verdict)}</p>"
         f"<figure>{to_svg(figure, label=label)}<figcaption>Test split of {result.test_rows:,} rows that no choice "
-        f"looked at; the bar is a 95 % bootstrap interval, {low:.4g} to {high:.4g}"
+        f"looked at; the bar is a 95 % bootstrap interval, {number(low)} to {number(high)}"
         f"{', higher is better' if metric.higher_is_better else ', lower is better'}.</figcaption></figure>"
         f"{_decision(result, task)}"
     )
