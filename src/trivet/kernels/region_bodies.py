@@ -21,17 +21,26 @@ $DECAY
 
 
 @rule_function
-def fetch(address, tile, image, at, count, classes, inner):
+def fetch(address, tile, peak, image, at, count, classes, inner):
+    # Brings the logits, and finds the largest of each position.
+    for b in range(peak.size):
+        peak[b] = LOWEST
     if LAST:
         for b in range(count):
             z = $VIEW(address + ((image * inner + at + b) * classes) * $SIZE, classes)
             for k in range(classes):
                 tile[k, b] = $LOAD(z[k])
+        for k in range(classes):
+            here = tile[k]
+            for b in range(count):
+                peak[b] = here[b] if here[b] > peak[b] else peak[b]
     else:
         for k in range(classes):
             z, here = $VIEW(address + ((image * classes + k) * inner + at) * $SIZE, count), tile[k]
             for b in range(count):
-                here[b] = $LOAD(z[b])
+                x = $LOAD(z[b])
+                here[b] = x
+                peak[b] = x if x > peak[b] else peak[b]
     for k in range(classes):
         for b in range(count, tile.shape[1]):
             tile[k, b] = ZERO
@@ -55,20 +64,6 @@ def fetch_shares(address, tile, image, at, count, classes, inner):
 
 
 @rule_function
-def put(tile, address, image, at, count, classes, inner):
-    if LAST:
-        for b in range(count):
-            g = $VIEW(address + ((image * inner + at + b) * classes) * $SIZE, classes)
-            for k in range(classes):
-                g[k] = $STORE(tile[k, b])
-    else:
-        for k in range(classes):
-            g, here = $VIEW(address + ((image * classes + k) * inner + at) * $SIZE, count), tile[k]
-            for b in range(count):
-                g[b] = $STORE(here[b])
-
-
-@rule_function
 def sigmoids(tile):
     for k in range(tile.shape[0]):
         here = tile[k]
@@ -76,16 +71,6 @@ def sigmoids(tile):
             x = here[b]
             e = decay(-xp.abs(x))
             here[b] = (ONE if x >= ZERO else e) / (ONE + e)
-
-
-@rule_function
-def peaks(tile, peak):
-    for b in range(peak.size):
-        peak[b] = LOWEST
-    for k in range(tile.shape[0]):
-        here = tile[k]
-        for b in range(peak.size):
-            peak[b] = here[b] if here[b] > peak[b] else peak[b]
 
 
 @rule_function
@@ -135,14 +120,25 @@ def mean_slopes(tile, shares, label, inverse, mean, above):
 
 
 @rule_function
-def gradients(tile, shares, label, inverse, mean, above):
-    for k in range(tile.shape[0]):
+def gradients(tile, shares, label, inverse, mean, above, address, image, at, count, inner):
+    classes = tile.shape[0]
+    for k in range(classes):
         here, truth, this = tile[k], shares[k if SHARES else 0], integer(k)
-        for b in range(mean.size):
+        g = $VIEW(address + ((image * classes + k) * inner + at) * $SIZE, 0 if LAST else count)
+        for b in range(count):
             p = here[b] * inverse[b]
             h = slope(p, true_share(truth, label, b, this), above[0, k], above[1, k])
             d = p * (ONE - p) * h if SIGMOID else p * (h - mean[b])
-            here[b] = d if inverse[b] != ZERO else ZERO
+            d = d if inverse[b] != ZERO else ZERO
+            if LAST:
+                here[b] = d
+            else:
+                g[b] = $STORE(d)
+    if LAST:
+        for b in range(count):
+            g = $VIEW(address + ((image * inner + at + b) * classes) * $SIZE, classes)
+            for k in range(classes):
+                g[k] = $STORE(tile[k, b])
 
 
 @rule_function
@@ -183,13 +179,12 @@ def some(logits, labels, truths, mask, room, upstream, images, classes, inner, w
             shares = tiles[-1, : classes * used].reshape(classes, used)
             inverse, peak, total, label = columns[0][:used], columns[1][:used], columns[2][:used], label_column[:used]
             look_up(labels, mask, image * inner + at, count, shift, ignore_index, label, inverse)
-            fetch(logits, tile, image, at, count, classes, inner)
+            fetch(logits, tile, peak, image, at, count, classes, inner)
             if SHARES:
                 fetch_shares(truths, shares, image, at, count, classes, inner)
             if SIGMOID:
                 sigmoids(tile)
             else:
-                peaks(tile, peak)
                 total[:] = ZERO
                 exponentials(tile, peak, total)
                 for b in range(used):
@@ -199,8 +194,7 @@ def some(logits, labels, truths, mask, room, upstream, images, classes, inner, w
                 mean[:] = ZERO
                 if not SIGMOID:
                     mean_slopes(tile, shares, label, inverse, mean, above)
-                gradients(tile, shares, label, inverse, mean, above)
-                put(tile, room, image, at, count, classes, inner)
+                gradients(tile, shares, label, inverse, mean, above, room, image, at, count, inner)
                 continue
             together = 0
             for b in range(used):
