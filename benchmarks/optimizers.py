@@ -47,6 +47,17 @@ SUBJECTS = (
     Subject("Adam", 7),
     Subject("AdamW", 7),
     Subject("Lion", 5),
+    Subject("Adagrad", 5),
+    Subject("Adadelta", 7),
+    Subject("RMSprop", 5),
+    Subject("RMSprop", 9, {"momentum": 0.9, "centered": True}),
+    Subject("NAdam", 7),
+    Subject("RAdam", 7),
+    Subject("Adamax", 7),
+    Subject("Rprop", 7),
+    Subject("SGDScheduleFree", 5),
+    Subject("AdamWScheduleFree", 7),
+    Subject("Sophia", 7),
 )
 
 
@@ -79,7 +90,7 @@ def fresh_gradients(params: list[nn.Parameter], pools: list[list[Tensor]]) -> Ca
 def forms(subject: Subject) -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]:
     """Return makers of our optimizer and of every form of it that torch has on the CPU."""
     makers: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
-        "trivet": lambda params: optim.catalogue()[subject.name](params, **subject.options)
+        "trivet": lambda params: getattr(optim, subject.name)(params, **subject.options)
     }
     theirs = getattr(torch.optim, subject.name, None)
     if theirs is None:
@@ -131,7 +142,7 @@ def best_of_torch(contenders: dict[str, Contender]) -> str | None:
 
 def training_case(*, quick: bool) -> dict[str, Any]:
     """Whole training steps of a small convolutional network: forward, backward and step, in turn with torch's fused."""
-    contenders = {}
+    contenders: dict[str, Callable[[], None]] = {}
     for name, make in (("trivet", optim.AdamW), ("torch fused", functools.partial(torch.optim.AdamW, fused=True))):
         torch.manual_seed(0)
         layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, padding=1)]
@@ -158,6 +169,63 @@ def training_case(*, quick: bool) -> dict[str, Any]:
     )
 
 
+def clipping_case(*, quick: bool) -> dict[str, Any]:
+    """AdamW alone, with the norm clipped inside the step, and torch's clip before torch's step."""
+    sizes = [1_000_000 if quick else LARGE]
+    gradient = [torch.randn(size) for size in sizes]
+    contenders: dict[str, Contender] = {}
+    for name in ("trivet", "trivet with clipping", "torch fused", "torch fused with clipping"):
+        params = parameters(sizes)
+        ours = name.startswith("trivet")
+        optimizer = optim.AdamW(params) if ours else torch.optim.AdamW(params, fused=True)
+        clip = "clipping" in name
+        if ours and clip:
+            optimizer.guard(max_norm=1.0)  # type: ignore[union-attr]
+
+        def step(
+            optimizer: torch.optim.Optimizer = optimizer,
+            params: list[nn.Parameter] = params,
+            clip: bool = clip and not ours,
+        ) -> None:
+            if clip:
+                nn.utils.clip_grad_norm_(params, 1.0)
+            optimizer.step()
+
+        contenders[name] = Contender(step, fresh_gradients(params, [gradient]))
+    title = f"AdamW with gradient clipping by norm: {sizes[0] / 1e6:.0f}M parameters"
+    return compare(
+        contenders,
+        title=title,
+        baseline="trivet",
+        rounds=5 if quick else 15,
+        seconds=3 if quick else 20,
+        moved=28 * sizes[0],
+        elements=sizes[0],
+    )
+
+
+def whole_tensor_case(*, quick: bool) -> dict[str, Any]:
+    """What optimizers in plain torch cost, on the matrices of a small transformer (12 x 512, 25M parameters)."""
+    shapes = [(512, 512)] * 4 + [(512, 2048), (2048, 512)]
+    layers = 1 if quick else 8
+    contenders = {}
+    for name in ("AdamW", "LAMB", "LARS", "Adafactor", "Prodigy", "Muon"):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape) * 0.02) for _ in range(layers) for shape in shapes]
+        for p in params:
+            p.grad = torch.randn_like(p) * 1e-3
+        contenders[name] = getattr(optim, name)(params).step
+    for name in ("Adafactor", "Muon"):
+        params = [nn.Parameter(torch.randn(shape) * 0.02) for _ in range(layers) for shape in shapes]
+        for p in params:
+            p.grad = torch.randn_like(p) * 1e-3
+        contenders[f"torch {name}"] = getattr(torch.optim, name)(params).step
+    title = f"Optimizers in plain torch: {layers} transformer layers of width 512"
+    return compare(
+        contenders, title=title, baseline="AdamW", rounds=5 if quick else 7, seconds=5 if quick else 40, memory=True
+    )
+
+
 def main() -> None:
     options = arguments(__doc__)
     large = 1_000_000 if options.quick else LARGE
@@ -170,6 +238,8 @@ def main() -> None:
             make = functools.partial(step_case, subject, sizes, title, quick=options.quick, floor=floor)
             jobs.append((f"{subject.title}: {title}", make))
     jobs.append(("AdamW: forward, backward and step", functools.partial(training_case, quick=options.quick)))
+    jobs.append(("AdamW with gradient clipping by norm", functools.partial(clipping_case, quick=options.quick)))
+    jobs.append(("Optimizers in plain torch", functools.partial(whole_tensor_case, quick=options.quick)))
     for title, job in jobs:
         if options.only in title:
             case = job()
