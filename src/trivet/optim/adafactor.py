@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trivet.errors import InputError
 from trivet.optim.base import Params
-from trivet.optim.whole import WholeTensorOptimizer, count
+from trivet.optim.whole import WholeTensorOptimizer, count, keep
 
 __all__ = ["Adafactor"]
 
@@ -96,7 +96,9 @@ class Adafactor(WholeTensorOptimizer):
         update = update.clamp_min_(eps1 * eps1).rsqrt_().mul_(grad)
         size = torch.linalg.vector_norm(update) / (max(param.numel(), 1) ** 0.5 * group["d"])
         factor = min(lr, step**-0.5) * scale / size.clamp_min(1.0)
-        param.copy_(weight * (1 - lr * group["weight_decay"]) - factor * update)
+        if group["weight_decay"]:
+            weight.mul_(1 - lr * group["weight_decay"])
+        keep(param, weight.sub_(update.mul_(factor)))
 
 
 def _second_moment(state: dict[str, Any], param: Tensor, grad: Tensor, new: float, eps1: float) -> Tensor:
@@ -105,7 +107,7 @@ def _second_moment(state: dict[str, Any], param: Tensor, grad: Tensor, new: floa
         if "variance" not in state:
             state["variance"] = torch.zeros_like(param)
         variance: Tensor = state["variance"].to(grad.dtype).lerp(grad * grad, new)
-        state["variance"].copy_(variance)
+        keep(state["variance"], variance)
         return variance
     if "row_var" not in state:
         state["row_var"] = param.new_zeros((*param.shape[:-1], 1))

@@ -84,9 +84,10 @@ def _foreign(state: torch.Size, param: torch.Size) -> bool:
 
 def restore_types(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
     """Put back what loading has cast to the parameter's type (all but `step`), so that no bit is lost."""
+    states = optimizer.__dict__["state"]  # not by the attribute: that would count as somebody else looking at states
     for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
         for param, key in zip(group["params"], saved["params"], strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
-                loaded = optimizer.state[param].get(name)
+                loaded = states[param].get(name)
                 if isinstance(value, Tensor) and isinstance(loaded, Tensor) and loaded.dtype != value.dtype:
-                    optimizer.state[param][name] = value.detach().to(loaded.device, copy=True)
+                    states[param][name] = value.detach().to(loaded.device, copy=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trivet.errors import InputError
 from trivet.optim.base import Params
-from trivet.optim.whole import WholeTensorOptimizer, count, wide, zeros
+from trivet.optim.whole import WholeTensorOptimizer, count, keep, wide, zeros
 
 __all__ = ["LAMB", "LARS"]
 
@@ -90,8 +90,10 @@ class LARS(WholeTensorOptimizer):
             local = group["trust_coefficient"] * own / (slope + decay * own).clamp_min(torch.finfo(own.dtype).tiny)
             rate = rate * torch.where((own > 0) & (slope > 0), local, torch.ones_like(local))
         velocity = zeros(state, "momentum_buffer", param)
-        velocity.copy_(group["momentum"] * velocity.to(grad.dtype) + rate * (grad + decay * weight))
-        param.sub_(velocity)
+        step = grad.add(weight, alpha=decay).mul_(rate)
+        fresh = velocity.to(grad.dtype).mul_(group["momentum"]).add_(step)
+        keep(velocity, fresh)
+        keep(param, weight.sub_(fresh))
 
 
 class LAMB(WholeTensorOptimizer):
@@ -164,16 +166,17 @@ class LAMB(WholeTensorOptimizer):
         (beta1, beta2), step = group["betas"], count(state)
         grad = grad * self._factor
         exp_avg, exp_avg_sq = zeros(state, "exp_avg", param), zeros(state, "exp_avg_sq", param)
-        m = exp_avg.to(grad.dtype).lerp(grad, 1 - beta1)
-        v = (beta2 * exp_avg_sq.to(grad.dtype)).addcmul(grad, grad, value=1 - beta2)
-        exp_avg.copy_(m)
-        exp_avg_sq.copy_(v)
+        m = exp_avg.to(grad.dtype).lerp_(grad, 1 - beta1)
+        v = exp_avg_sq.to(grad.dtype).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        keep(exp_avg, m)
+        keep(exp_avg_sq, v)
         weight = param.to(grad.dtype)
-        u = (m / (1 - beta1**step)).div_((v / (1 - beta2**step)).sqrt_().add_(group["eps"]))
+        size = (v / (1 - beta2**step)).sqrt_().add_(group["eps"]).mul_(1 - beta1**step)
+        u = m / size
         u.add_(weight, alpha=group["weight_decay"])
         if param.dim() > 1 or group["adapt_vectors"]:
             u.mul_(_trust(weight, u))
-        param.copy_(weight.sub(u, alpha=float(group["lr"])))
+        keep(param, weight.sub_(u, alpha=float(group["lr"])))
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(super().__getstate__()) | {"max_grad_norm": self.max_grad_norm, "_factor": 1.0}

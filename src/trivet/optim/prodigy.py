@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trivet.errors import InputError
 from trivet.optim.base import Params
-from trivet.optim.whole import WholeTensorOptimizer, zeros
+from trivet.optim.whole import WholeTensorOptimizer, keep, zeros
 
 __all__ = ["Prodigy"]
 
@@ -118,9 +118,10 @@ class Prodigy(WholeTensorOptimizer):
                 if "p0" not in state:
                     state["p0"] = param.detach().clone()
                 s = zeros(state, "s", param)
-                s.copy_(beta3 * s.to(grad.dtype) + weight * grad)
-                inner.append((grad * (state["p0"].to(grad.dtype) - param.to(grad.dtype))).sum().double())
-                size.append(s.to(grad.dtype).abs().sum().double())
+                fresh = s.to(grad.dtype).mul_(beta3).add_(grad, alpha=weight)
+                keep(s, fresh)
+                inner.append((state["p0"].to(grad.dtype) - param.to(grad.dtype)).mul_(grad).sum().double())
+                size.append(torch.linalg.vector_norm(fresh, 1).double())
         if not inner or inner[0].is_meta:  # on the meta device states have no values to estimate from
             return
         numerator, denominator = (float(torch.stack([_whole(t) for t in parts]).sum()) for parts in (inner, size))
@@ -144,14 +145,16 @@ class Prodigy(WholeTensorOptimizer):
             return
         (beta1, beta2), d = group["betas"], group.get("d_before", group["d"])
         exp_avg, exp_avg_sq = zeros(state, "exp_avg", param), zeros(state, "exp_avg_sq", param)
-        m = (beta1 * exp_avg.to(grad.dtype)).add_(grad, alpha=d * (1 - beta1))
-        v = (beta2 * exp_avg_sq.to(grad.dtype)).addcmul_(grad, grad, value=d * d * (1 - beta2))
-        exp_avg.copy_(m)
-        exp_avg_sq.copy_(v)
-        weight = param.to(grad.dtype) * (1 - self._rate * group["weight_decay"])
-        size = v.sqrt_().add_(group["d"] * group["eps"])
+        m = exp_avg.to(grad.dtype).mul_(beta1).add_(grad, alpha=d * (1 - beta1))
+        v = exp_avg_sq.to(grad.dtype).mul_(beta2).addcmul_(grad, grad, value=d * d * (1 - beta2))
+        keep(exp_avg, m)
+        keep(exp_avg_sq, v)
+        weight = param.to(grad.dtype)
+        if group["weight_decay"]:
+            weight.mul_(1 - self._rate * group["weight_decay"])
+        size = v.sqrt().add_(group["d"] * group["eps"])
         # Before any gradient was seen both are 0, and so is the step.
-        param.copy_(weight - self._rate * m / size.clamp_min(torch.finfo(size.dtype).tiny))
+        keep(param, weight.addcdiv_(m, size.clamp_min_(torch.finfo(size.dtype).tiny), value=-self._rate))
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -87,6 +87,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def keep(stored: Tensor, value: Tensor) -> None:
+    """Write a value back into what is stored, where it was widened for the arithmetic and so is a copy."""
+    if value is not stored:
+        stored.copy_(value)
+
+
 def count(state: dict[str, Any]) -> float:
     """Move a parameter's `step` on by one and return it; it lies on the CPU, as in torch."""
     step = state.setdefault("step", torch.zeros((), dtype=torch.float32))

@@ -31,12 +31,6 @@ PRIORS = {
     "RMSprop": RatePrior(1e-5, 1e-3, 1e-2, 256, "no momentum of its own: about half of Adam's"),
     "Lion": RatePrior(1e-5, 3e-4, 3e-3, 256, "Chen et al. 2023: three to ten times below AdamW's"),
     "Adagrad": RatePrior(1e-3, 2e-2, 0.5, 256, "Duchi et al. 2011; a vanishing rate needs a larger start"),
-    "Adafactor": RatePrior(1e-4, 5e-3, 5e-2, 256, "Shazeer and Stern 2018: at most 1e-2, times the weights' size"),
-    "LAMB": RatePrior(1e-4, 4e-3, 3e-2, 256, "You et al. 2020: 5e-3 at batch 512, relative to the weights' norm"),
-    "LARS": RatePrior(0.1, 2.0, 30.0, 256, "You et al. 2017: a few units, times the trust coefficient"),
-    "Muon": RatePrior(1e-4, 2e-3, 3e-2, 256, "as AdamW, whose step length it matches (Liu et al. 2025)"),
-    "Prodigy": RatePrior(0.1, 1.0, 4.0, 256, "Mishchenko and Defazio 2023: 1, the estimate does the rest"),
-    "Rprop": RatePrior(1e-4, 1e-2, 0.1, 256, "Riedmiller and Braun 1993: only the first step's length"),
     "Adadelta": RatePrior(0.05, 1.0, 10.0, 256, "Zeiler 2012: unitless, 1"),
 }
 ANYTHING = RatePrior(1e-5, 1e-3, 1.0, 256, "unknown optimizer: a wide range")
