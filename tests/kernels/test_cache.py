@@ -132,6 +132,7 @@ if forks == "fork":
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)  # as data workers do: torch's own threads are not there either
+        multi_tensor.Table.run = lambda *_: os._exit(13)
         optimizer.step()
         try:
             trivet.optim.SGD([w], lr=1.0, backend="cpu").step()

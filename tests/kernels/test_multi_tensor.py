@@ -24,8 +24,13 @@ def literals(p: Any, g: Any, lr: Any) -> Any:
     return p * 0.1 - lr * half
 
 
+def many_states(p: Any, g: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, lr: Any) -> Any:
+    return p - lr * g, a + g, b + g, c + g, d + a, e + b, f + e
+
+
 RULES: dict[str, tuple[Any, int]] = {
     "literals": (literals, 2),
+    "many": (many_states, 8),
     "plain": (sgd.plain, 2),
     "momentum": (sgd.momentum, 3),
     "nesterov": (sgd.nesterov, 3),

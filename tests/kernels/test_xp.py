@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import inspect
+import re
 from types import ModuleType
 
 import mpmath
@@ -20,6 +21,10 @@ from trivet.kernels.xp import cpu_float32, cpu_float64, reference
 UNARY = ("abs", "exp", "log", "log1p", "sigmoid", "sign", "softplus", "sqrt", "tanh")
 BINARY = ("maximum", "minimum", "pow")
 ULP = 2.0
+
+INSTRUCTIONS = tuple(
+    f"llvm.{name}." for name in ("sqrt", "fabs", "fma", "fmuladd", "smin", "smax", "umin", "umax", "is.fpclass")
+)
 
 LOOP = """
 @kernel
@@ -199,5 +204,6 @@ def test_every_function_of_single_precision_becomes_vector_code_without_calls() 
         ((_, code),) = fresh.inspect_llvm().items()
         assert "vector.body" in code, name
         body = code.partition("vector.body:")[2].partition("middle.block")[0]
-        calls = [line for line in body.splitlines() if "call" in line and "@llvm." not in line]
-        assert not calls, (name, calls)
+        # An intrinsic such as llvm.pow is a call after all, once for each element; these few are instructions.
+        calls = set(re.findall(r"call [^@]*@([\w.]+)", body))
+        assert not {call for call in calls if not call.startswith(INSTRUCTIONS)}, (name, calls)

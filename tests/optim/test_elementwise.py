@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import pickle
 import threading
 from typing import Any
@@ -15,7 +16,7 @@ from torch.nn import Parameter
 
 from trivet.errors import BackendError, InputError
 from trivet.kernels import cpu
-from trivet.optim import SGD, Adam, AdamW, ElementwiseOptimizer, Lion
+from trivet.optim import SGD, Adam, AdamW, ElementwiseOptimizer, Lion, base
 
 PARTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "SGD": (SGD, {"lr": 0.05}),
@@ -132,7 +133,9 @@ def test_gradients_of_another_type_are_read_by_their_value(dtype: torch.dtype) -
     assert v.tolist() == [-2.0] * 3
 
 
-def test_a_parameter_that_no_kernel_can_take_uses_the_reference_unless_a_backend_is_named() -> None:
+def test_a_parameter_that_no_kernel_can_take_uses_the_reference_unless_a_backend_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     holes, expanded = torch.zeros(10)[::2], torch.zeros(1).expand(4)
     for tensor in (holes, expanded):
         w = tensor.requires_grad_()
@@ -140,10 +143,16 @@ def test_a_parameter_that_no_kernel_can_take_uses_the_reference_unless_a_backend
         for backend in ("cpu", "triton"):
             with pytest.raises(BackendError, match="strides"):
                 SGD([w], lr=1.0, backend=backend).step()  # type: ignore[arg-type]
-    SGD([holes], lr=1.0).step()
-    assert holes.tolist() == [-1.0] * 5
-    plain = Parameter(torch.zeros(3))
-    plain.grad = torch.ones(3)
+    base._say.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="trivet.kernels"):
+        for _ in range(2):
+            SGD([holes], lr=1.0).step()
+            plain = Parameter(torch.zeros(3))
+            plain.grad = torch.ones(3)
+            SGD([plain], lr=1.0).step()
+    assert holes.tolist() == [-2.0] * 5
+    (said,) = caplog.messages  # once, and nothing about what a kernel took
+    assert "torch.float32 on cpu" in said
     with pytest.raises(BackendError, match="triton"):
         AdamW([plain], backend="triton").step()
     meta = Parameter(torch.zeros(3, device="meta"))
@@ -157,9 +166,9 @@ def test_parameters_that_share_memory_are_updated_one_after_the_other(name: str)
     # In one table two threads would write the same numbers at once.
     memory = [_random(1 << 10), _random(1 << 10)]
     walked = []
-    for backend, base in zip(("auto", "torch"), memory, strict=True):
-        base.copy_(_random(1 << 10, seed=9))
-        params = [Parameter(base[:600]), Parameter(base[500:]), Parameter(torch.ones(5))]
+    for backend, whole in zip(("auto", "torch"), memory, strict=True):
+        whole.copy_(_random(1 << 10, seed=9))
+        params = [Parameter(whole[:600]), Parameter(whole[500:]), Parameter(torch.ones(5))]
         optimizer = _make(name, params, backend=backend)
         _walk(optimizer)
         walked.append(params)
@@ -202,8 +211,9 @@ def test_extreme_gradients_do_to_the_kernel_what_they_do_to_the_reference(name: 
 
 
 @every
-def test_a_parameter_whose_data_was_replaced_is_updated_where_it_lies_now(name: str) -> None:
-    params = [Parameter(_random(20)), Parameter(torch.complex(_random(8), _random(8)))]
+@pytest.mark.parametrize("second", [_random(8), torch.complex(_random(8), _random(8))], ids=["real", "complex"])
+def test_a_parameter_whose_data_was_replaced_is_updated_where_it_lies_now(name: str, second: Tensor) -> None:
+    params = [Parameter(_random(20)), Parameter(second.clone())]
     same = copy.deepcopy(params)
     a, b = _make(name, params, backend="cpu"), _make(name, same, backend="torch")
     for optimizer, own in ((a, params), (b, same)):

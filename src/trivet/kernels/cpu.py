@@ -65,14 +65,6 @@ def _depends_on(compute: str) -> str:
     return "\0".join([*sources, numba.__version__, llvmlite.__version__])
 
 
-@functools.cache
-def _allow_many_pointers() -> None:
-    """Let LLVM vectorise loops over more than four arrays: it checks at run time that they do not overlap."""
-    import llvmlite.binding as llvm
-
-    llvm.set_option("trivet", "--runtime-memory-check-threshold=128")
-
-
 def compiled(rule: Rule, body: str, compute: str, numbers: tuple[str, ...] = ()) -> ModuleType:
     """Return the module of a kernel: the header, the rule bound to `xp`, and the kernel's own body.
 
@@ -84,7 +76,6 @@ def compiled(rule: Rule, body: str, compute: str, numbers: tuple[str, ...] = ())
 
 def module(body: str, compute: str) -> ModuleType:
     """Return the generated module with the header and this body."""
-    _allow_many_pointers()
     return cache.module(HEADER.format(compute=compute, flags=FLAGS) + "\n\n" + body, _depends_on(compute))
 
 

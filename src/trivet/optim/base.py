@@ -7,6 +7,8 @@ that a kernel can take and parameters that go through the reference; `_run_table
 from __future__ import annotations
 
 import abc
+import functools
+import logging
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from trivet.optim.guard import Guarded
 from trivet.optim.hyperparameters import check_common
 
 __all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step", "filled"]
+
+log = logging.getLogger("trivet.kernels")
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Backend = Literal["auto", "torch", "cpu", "triton"]
@@ -239,6 +243,8 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
                 kinds.setdefault((own[0].device, *(tensor.dtype for tensor in own)), []).append(param)
             else:
                 others.append(param)
+        if others and self.backend == "auto" and not cpu.forked():
+            _say(str(others[0].dtype), str(others[0].device))
         rule = self.rule(group)
         tables = [self._table(rule, members, names) for members in kinds.values()]
         return _Batches(params, rule, list(self._state.values()), tables, others)
@@ -338,6 +344,17 @@ def filled(param: Tensor, value: float) -> Tensor:
     """Return a state like the parameter, every real number in it the same."""
     number = complex(value, value) if param.is_complex() else value
     return torch.full_like(param, number, memory_format=torch.preserve_format)
+
+
+@functools.cache
+def _say(dtype: str, device: str) -> None:
+    """Say once for each kind that `auto` has taken the reference."""
+    log.warning(
+        "parameters (the first is %s on %s) are updated by torch, one operation at a time: a kernel takes "
+        "floating-point numbers without holes or shared memory; backend='torch' says that this is wanted",
+        dtype,
+        device,
+    )
 
 
 def _same(before: Sequence[object], now: Iterable[object]) -> bool:
