@@ -1,20 +1,25 @@
 """The finder against a dense grid: how far is its pick from the best rate, and what does the difference cost?
 
 Run: `python -m benchmarks.lr_finder reference [CELL ...]` once (resumable: cells that are stored are not done again),
-then `python -m benchmarks.lr_finder score`. The cells, the grid and the judgement below were fixed before the finder
-was tuned. The reference of a cell is 13 rates x 3 seeds of fully decayed runs, judged by the task's metric on
-validation; the optimum is the top of the seed means, smoothed over neighbouring rates. Lower is better for every metric
-here after its sign is turned.
+then `python -m benchmarks.lr_finder score [CELL ...]` (without cells: all of them; with cells: their rows are made anew
+and the others stay). With the package torch-lr-finder installed its own suggestion is asked on the same curves.
+
+The cells, the grid and the judgement below were fixed before the finder was tuned. The reference of a cell is 13 rates
+x 3 seeds of fully decayed runs, judged by the task's metric on validation; the optimum is the top of the seed means,
+smoothed over neighbouring rates. Lower is better for every metric here after its sign is turned.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,6 +193,23 @@ def classic_rules(rates: list[float], curve: list[float]) -> dict[str, float]:
     }
 
 
+def torch_lr_finder(rates: list[float], curve: list[float]) -> float | None:
+    """What the package torch-lr-finder suggests on a curve, by its own code; None where it is absent or gives none."""
+    try:
+        from torch_lr_finder import LRFinder
+    except ImportError:
+        return None
+    from matplotlib.figure import Figure
+
+    finder = object.__new__(LRFinder)  # only the history is read, so that nothing is trained again
+    finder.history = {"lr": list(rates[: len(curve)]), "loss": list(curve)}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return float(finder.plot(ax=Figure().add_subplot())[1])
+    except RuntimeError:  # too few points are left after it has skipped fifteen
+        return None
+
+
 def score(cell: tuple[str, str], known: dict[str, object]) -> dict[str, object]:
     name, optimizer = cell
     task = task_of(name)
@@ -197,8 +219,12 @@ def score(cell: tuple[str, str], known: dict[str, object]) -> dict[str, object]:
     began = time.perf_counter()
     found = find_lr(task, recipe, seed=0)
     seconds = time.perf_counter() - began
+    began = time.perf_counter()
     reached = statistics.fmean(error(task, recipe, found.pick, seed) for seed in SEEDS)
+    run = (time.perf_counter() - began) / len(SEEDS)
     rules = classic_rules(list(found.rates), list(found.losses[0])) if found.losses else {}
+    package = torch_lr_finder(list(found.rates), list(found.losses[0])) if found.losses else None
+    rules |= {} if package is None else {"torch-lr-finder": package}
     return {
         "cell": "/".join(cell),
         "best": best,
@@ -214,7 +240,9 @@ def score(cell: tuple[str, str], known: dict[str, object]) -> dict[str, object]:
         "within_one_sd": reached <= best_error + spread,
         "tried": found.tried,
         "cost_in_steps": found.cost,
-        "cost_in_runs": seconds / float(known["seconds_per_run"]),  # type: ignore[arg-type]
+        "seconds": {"find": seconds, "run": run},
+        "cost_in_runs": seconds / run,
+        "rules_pick": rules,
         "rules_log10_error": {rule: abs(math.log10(pick / best)) for rule, pick in rules.items()},
     }
 
@@ -231,13 +259,21 @@ def main() -> None:
                 known["/".join(cell)] = reference(cell)
                 store("lr_reference", {"steps": STEPS, "seeds": SEEDS, "cells": known})
         return
-    rows = []
+    path = RESULTS / "lr_finder.json"
+    rows = {row["cell"]: row for row in json.loads(path.read_text())["rows"]} if wanted and path.exists() else {}
     for cell in cells:
         if "/".join(cell) in known:
-            rows.append(score(cell, known["/".join(cell)]))
-            print({k: (float(f"{v:.3g}") if isinstance(v, float) else v) for k, v in rows[-1].items()}, flush=True)
-    errors = sorted(float(row["log10_error"]) for row in rows if not row["abstained"])  # type: ignore[arg-type]
-    summary = {
+            row = rows["/".join(cell)] = score(cell, known["/".join(cell)])
+            print({k: (float(f"{v:.3g}") if isinstance(v, float) else v) for k, v in row.items()}, flush=True)
+            ordered = [rows["/".join(name)] for name in CELLS if "/".join(name) in rows]
+            store("lr_finder", {"summary": summary(ordered), "rows": ordered})
+    print(json.dumps(summary(list(rows.values())), indent=1))
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, object]:
+    errors = sorted(row["log10_error"] for row in rows if not row["abstained"])
+    rules = sorted({rule for row in rows for rule in row["rules_log10_error"]})
+    return {
         "cells": len(rows),
         "median_log10_error": statistics.median(errors),
         "ninth_decile_log10_error": errors[math.ceil(0.9 * len(errors)) - 1],
@@ -245,15 +281,20 @@ def main() -> None:
         "in_good_range": sum(row["log10_outside_good_range"] == 0 for row in rows) / len(rows),
         "within_one_sd": sum(bool(row["within_one_sd"]) for row in rows) / len(rows),
         "abstained": sum(bool(row["abstained"]) for row in rows) / len(rows),
-        "mean_cost_in_runs": statistics.fmean(float(row["cost_in_runs"]) for row in rows),  # type: ignore[arg-type]
-        "rules_median_log10_error": {
-            rule: statistics.median(row["rules_log10_error"][rule] for row in rows if row["rules_log10_error"])  # type: ignore[index, call-overload]
-            for rule in ("steepest", "minimum/10", "valley")
-        },
+        "mean_cost_in_steps": statistics.fmean(row["cost_in_steps"] for row in rows),
+        "mean_cost_in_runs": statistics.fmean(row["cost_in_runs"] for row in rows),
+        "rules": {rule: _rule(rows, rule) for rule in rules},
     }
-    print(json.dumps(summary, indent=1))
-    if not wanted:
-        store("lr_finder", {"summary": summary, "rows": rows})
+
+
+def _rule(rows: list[dict[str, Any]], rule: str) -> dict[str, float]:
+    errors = sorted(row["rules_log10_error"][rule] for row in rows if rule in row["rules_log10_error"])
+    return {
+        "cells": len(errors),
+        "median_log10_error": statistics.median(errors),
+        "ninth_decile_log10_error": errors[math.ceil(0.9 * len(errors)) - 1],
+        "worst_log10_error": errors[-1],
+    }
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,3 +44,21 @@ def store(name: str, result: dict[str, object]) -> Path:
     path.write_text(json.dumps({"date": date, "machine": machine(), **result}, indent=1) + "\n")
     print(f"stored in {path.relative_to(RESULTS.parent.parent)}")
     return path
+
+
+def store_rows(name: str, cases: Sequence[Mapping[str, Any]]) -> Path:
+    """Put cases of `benchmarks.harness.compare` into a table, replacing those of the same title.
+
+    A table may be measured in several sittings on one machine: each case keeps its own date, and cases of another
+    machine or of other versions are dropped.
+    """
+    path = RESULTS / f"{name}.json"
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    here = machine()
+    kept: dict[str, Mapping[str, Any]] = {}
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before.get("machine") == here:
+            kept = {case["case"]: case for case in before["cases"]}
+    kept |= {case["case"]: {"date": date, **case} for case in cases}
+    return store(name, {"cases": list(kept.values())})

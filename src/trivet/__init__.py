@@ -10,13 +10,17 @@ __version__ = "0.1.0"
 # Every public name and the part that has it; imported at first use, so that `import trivet` costs next to nothing.
 _HOMES = {
     "Advice": "recipes",
+    "Curvature": "tuning",
     "Edit": "recipes",
     "Finding": "recipes",
     "LRRange": "tuning",
     "Profile": "facts",
     "Recipe": "recipes",
     "Run": "record",
+    "Study": "tuning",
     "Task": "tasks",
+    "compare": "tuning",
+    "curvature": "tuning",
     "export": "workflow",
     "find_lr": "tuning",
     "fit": "workflow",
@@ -28,13 +32,17 @@ _PARTS = ("errors", "figures", "losses", "optim", "recipes", "schedules", "tasks
 
 __all__ = [
     "Advice",
+    "Curvature",
     "Edit",
     "Finding",
     "LRRange",
     "Profile",
     "Recipe",
     "Run",
+    "Study",
     "Task",
+    "compare",
+    "curvature",
     "export",
     "find_lr",
     "fit",
@@ -49,7 +57,7 @@ if TYPE_CHECKING:
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run
     from trivet.tasks import Task, read_task
-    from trivet.tuning import LRRange, find_lr
+    from trivet.tuning import Curvature, LRRange, Study, compare, curvature, find_lr
     from trivet.workflow import export, fit
 
 

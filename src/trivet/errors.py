@@ -28,6 +28,7 @@ __all__ = [
     "RecipeError",
     "RunError",
     "TrivetError",
+    "first_line",
     "nearest",
     "require",
     "unknown_name",
@@ -68,6 +69,19 @@ class DivergedError(TrivetError, ArithmeticError):
     """Training produced a loss that is not finite."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error; somebody else's, which may be a bare word, stands behind its kind.
+
+    >>> first_line(KeyError("x")), first_line(ValueError("one\\ntwo"))
+    ("KeyError: 'x'", 'ValueError: one')
+    """
+    lines = str(error).strip().splitlines()
+    kind = type(error).__name__
+    if not lines:
+        return kind
+    return lines[0] if isinstance(error, TrivetError) else f"{kind}: {lines[0]}"
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

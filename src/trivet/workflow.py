@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,10 @@ from trivet.advice import recommend
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
 from trivet.recipes import Advice, Edit, Recipe
-from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run
+from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
-from trivet.tasks import Split, Task, read_task
-from trivet.training import Outcome, Recorder, make_progress, predict_outputs, train
+from trivet.tasks import Split, Task, bootstrap_difference, fit_decision, read_task
+from trivet.training import Outcome, Recorder, make_progress, predict_outputs, rehearse, train
 from trivet.tuning import LRRange, find_lr
 
 if TYPE_CHECKING:
@@ -61,22 +61,31 @@ def fit(
     True
     """
     began = time.perf_counter()
-    seconds = parse_budget(budget)
     words = {"target": target, "kind": kind, "metric": metric, "model": model}
     given = {name: word for name, word in words.items() if word is not None}
-    # Everything that can be wrong is looked at before anything is written.
-    display = make_progress(progress)
     device = _device(device)
-    wanted = Recipe.load(recipe) if isinstance(recipe, str | Path) else recipe
-    run, task, card = _open(task, given, seed, seconds, wanted is not None, out, resume)
-    if run.status == "done":
-        return run
-    facts = _stage(run, "profile.json", Profile, lambda: profile(task, seed=card.seed))
-    chosen = _recipe(run, task, facts, wanted, display)
+    with contextlib.closing(make_progress(progress)) as display:
+        if resume is not None:
+            run, task, card = _reopen(task, Run.open(resume))
+        else:
+            wanted = Recipe.load(recipe) if isinstance(recipe, str | Path) else recipe
+            run, task, card = _begin(task, given, wanted, seed, parse_budget(budget), out, device)
+        if run.status == "done":
+            return run
+        return _carry_on(run, task, card, display, device, checkpoint_every, began)
+
+
+def _carry_on(
+    run: Run, task: Task, card: TaskCard, display: Progress, device: str, checkpoint_every: float, began: float
+) -> Run:
+    """Do the stages that the run's directory lacks."""
 
     def left() -> float | None:
         return None if card.budget is None else max(1.0, card.budget - (time.perf_counter() - began))
 
+    chosen, facts = run.recipe, run.read("profile.json", Profile)
+    if not (run.path / "checkpoint.pt").exists():
+        display.say(chosen.explain())
     chosen = _fit_into(run, task, chosen, left(), card)
     if not card.own_recipe:
         chosen = _find_rate(run, task, chosen, facts, left(), card.seed, display)
@@ -93,10 +102,8 @@ def fit(
             device=device,
         )
     _save_weights(run, outcome)
-    if outcome.reason == "interrupted":
-        write_report(run)
-        return run
-    run.write("result.json", _judge(task, outcome, card.seed, device))
+    if outcome.reason != "interrupted":
+        run.write("result.json", _judge(task, outcome, card.seed, device))
     write_report(run)
     return run
 
@@ -104,30 +111,34 @@ def fit(
 # -- the stages; each leaves a file, and a stage whose file is there is not done again ----------------------
 
 
-def _open(
+def _begin(
     task: Task | str | None,
     given: dict[str, str],
+    wanted: Recipe | None,
     seed: int,
     budget: float | None,
-    own_recipe: bool,
     out: str | Path | None,
-    resume: str | Path | None,
+    device: str,
 ) -> tuple[Run, Task, TaskCard]:
-    """Make the run's directory and its task, or find both again."""
-    if resume is not None:
-        return _reopen(task, Run.open(resume))
+    """Read, measure and recommend, make one step that is thrown away, and only then make the run's directory."""
     if task is None:
         raise RunError("fit needs a task (or DATA), or resume= with an unfinished run")
+    refuse_taken(out)
     if isinstance(task, str):
         source, task = task, read_task(task, seed=seed, **given)
     elif given:
         raise RunError(f"{', '.join(given)} go with DATA; a Task has its own")
     else:
         source = ""
+    facts = profile(task, seed=seed)
+    chosen = wanted if wanted is not None else recommend(task, facts)
+    rehearse(task, chosen, seed=seed, device=device)
     run = new_run(task.name, out=out)
-    card = _card(task, source, given, seed, budget, own_recipe)
-    run.write("task.json", card)
+    card = _card(task, source, given, seed, budget, wanted is not None)
     run.write("environment.json", environment())
+    run.write("profile.json", facts)
+    run.write_recipe(chosen)
+    run.write("task.json", card)  # last: a run that has it has all that resuming needs
     return run, task, card
 
 
@@ -144,25 +155,8 @@ def _reopen(task: Task | str | None, run: Run) -> tuple[Run, Task, TaskCard]:
     return run, task, card
 
 
-def _stage(run: Run, name: str, kind: type[Profile], make: Callable[[], Profile]) -> Profile:
-    found = run.read(name, kind)
-    if found is None:
-        found = make()
-        run.write(name, found)
-    return found
-
-
-def _recipe(run: Run, task: Task, facts: Profile, given: Recipe | None, display: Progress) -> Recipe:
-    if (run.path / "recipe.toml").exists():
-        return run.recipe
-    chosen = given if given is not None else recommend(task, facts)
-    run.write_recipe(chosen)
-    display.say(chosen.explain())
-    return chosen
-
-
 def _find_rate(
-    run: Run, task: Task, recipe: Recipe, facts: Profile, seconds: float | None, seed: int, display: Progress
+    run: Run, task: Task, recipe: Recipe, facts: Profile | None, seconds: float | None, seed: int, display: Progress
 ) -> Recipe:
     found = run.read("lr_range.json", LRRange)
     if found is not None:
@@ -225,13 +219,18 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
 
 def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
     outputs, targets = predict_outputs(outcome.model, task.test, device=device)
-    value = task.metric(outputs, targets)
-    interval = task.interval(outputs, targets, seed=seed)
-    baselines = tuple(Baseline(b.name, b.value) for b in task.baselines())
+    decision = None
+    if task.kind == "binary":
+        decision = fit_decision(*predict_outputs(outcome.model, task.val, device=device), task.metric)
+        outputs = decision.apply(outputs, task.metric)
+    baselines = tuple(
+        Baseline(b.name, b.value, bootstrap_difference(task.metric, outputs, b.outputs, targets, seed=seed))
+        for b in task.baselines()
+    )
     metric = Judged(
         name=task.metric.name,
-        test=value,
-        interval=interval,
+        test=task.metric(outputs, targets),
+        interval=task.interval(outputs, targets, seed=seed),
         val=outcome.metric,
         higher_is_better=task.metric.higher_is_better,
         baselines=baselines,
@@ -246,6 +245,7 @@ def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
         reason=outcome.reason,
         seconds=round(outcome.seconds, 2),
         overhead=round(outcome.overhead, 4),
+        decision=decision,
     )
 
 
@@ -270,17 +270,21 @@ def export(run: Run | str | Path, folder: str | Path) -> Path:
 
 
 def verdict(metric: Judged) -> str:
-    """Say in one or two sentences how the metric stands against its baselines, the interval considered."""
-    low, high = metric.interval
+    """Say how the metric stands against each baseline; a difference whose interval holds zero is no difference."""
     sign = 1 if metric.higher_is_better else -1
-    said = []
+    said = [f"{metric.test:.4g} on the test split."]
     for baseline in metric.baselines:
         ahead = sign * (metric.test - baseline.value)
-        clear = baseline.value < low or baseline.value > high
-        how = "better than" if ahead > 0 else "worse than" if ahead < 0 else "equal to"
-        sure = "" if clear else " (within the interval: the test split cannot tell them apart)"
-        said.append(f"{how} {baseline.name} ({baseline.value:.4g}){sure}")
-    return f"{metric.test:.4g} on the test split: " + "; ".join(said) + "." if said else f"{metric.test:.4g}."
+        low, high = baseline.ahead
+        name = f"{baseline.name} ({baseline.value:.4g})"
+        interval = f"95 % interval {low:.2g} to {high:.2g}"
+        if low > 0:
+            said.append(f"Better than {name}: ahead by {ahead:.2g}, {interval}.")
+        elif high < 0:
+            said.append(f"Worse than {name}: behind by {-ahead:.2g}, {interval} ahead.")
+        else:
+            said.append(f"Too close to call against {name}: ahead by {ahead:.2g}, {interval}.")
+    return " ".join(said)
 
 
 def _save_weights(run: Run, outcome: Outcome) -> None:

@@ -151,3 +151,20 @@ def test_every_advice_has_a_reason_a_source_or_full_confidence_and_numbers() -> 
             assert advice.source
             assert 0 < advice.confidence <= 1
             assert advice.evidence
+
+
+def test_a_batch_size_comes_with_the_rate_that_it_needs_and_the_reason() -> None:
+    from trivet.advice.recommend.rate import with_batch_size
+    from trivet.errors import InputError
+
+    def recipe(name: str) -> Recipe:
+        return Recipe(loss="mse_loss", optimizer={"name": name, "lr": 0.01}, batch_size=64)
+
+    for name, expected, source in (("SGD", 0.04, "Goyal"), ("AdamW", 0.02, "Malladi")):
+        edits = with_batch_size(recipe(name), 256)
+        changed = recipe(name).advise(*edits)
+        assert (changed.batch_size, changed.optimizer["lr"]) == (256, expected)
+        assert source in edits[1].source
+    assert len(with_batch_size(recipe("SGD"), 64)) == 1
+    with pytest.raises(InputError, match="batch_size = 0"):
+        with_batch_size(recipe("SGD"), 0)

@@ -80,6 +80,104 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
     assert not (tmp_path / "runs").exists()
 
 
+MODELS = """
+from torch import nn
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(13, 3)
+    def forward(self, x):
+        return self.layer(x) * float("nan")
+
+class Key(nn.Module):
+    def forward(self, x):
+        return {}["x"]
+
+def narrow(): return nn.Linear(13, 2)
+def failing(): raise KeyError("weights")
+def lines(): raise ValueError("first\\nsecond")
+def frozen(): return nn.Linear(13, 3).requires_grad_(False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("narrow", ["(2, 2)", "(2, 3)"]),
+        ("failing", ["factory fails", "KeyError: 'weights'"]),
+        ("lines", ["ValueError: first"]),
+        ("frozen", ["no trainable parameters"]),
+        ("Broken", ["loss is nan", "first batch"]),
+        ("Key", ["(2, 13)", "KeyError"]),
+        ("lasy", ["has no 'lasy'"]),
+    ],
+)
+def test_a_model_that_does_not_fit_leaves_no_run_behind(
+    model: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "models_that_fail", raising=False)
+    (tmp_path / "models_that_fail.py").write_text(MODELS)
+    code, out, err = said(capsys, "fit", "sklearn:wine", "--model", f"models_that_fail:{model}")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1, err
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('loss = "cross_entropy"\noptimizer = {name = "AdamW", lr = 1e-3}', ["cross_entropy", "no gradient"]),
+        ('loss = "triplet_loss"\noptimizer = {name = "AdamW", lr = 1e-3}', ["triplet_loss", "does not fit"]),
+        ('loss = "mse_loss"\noptimizer = {name = "AdamW", lr = 1e-3, betas = [0.9]}', ["AdamW", "cannot step"]),
+        ('loss = {name = "huber_loss", delta = -1.0}\noptimizer = "AdamW"', ["huber_loss", "delta"]),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_task_leaves_no_run_behind(
+    content: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(content)
+    code, _, err = said(capsys, "fit", "sklearn:diabetes", "--recipe", "recipe.toml")
+    assert code == 2
+    assert len(err.splitlines()) == 1, err
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_functions_of_the_user_that_fail_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks_that_fail.py").write_text("def make():\n    return {}['data']\n")
+    code, _, err = said(capsys, "recommend", "tasks_that_fail:make")
+    assert (code, err) == (2, "trivet: tasks_that_fail:make fails: KeyError: 'data'\n")
+
+
+def test_resuming_is_offered_only_where_a_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"x")
+    code, _, err = said(capsys, "fit", "sklearn:wine", "--out", "photos")
+    assert code == 2
+    assert "photos exists already" in err
+    assert "--resume" not in err
+    (tmp_path / "photos" / "task.json").write_text("{}")
+    _, _, err = said(capsys, "fit", "sklearn:wine", "--out", "photos")
+    assert "trivet fit --resume photos" in err
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -72,6 +72,26 @@ def test_loaded_weights_are_recognised_and_a_fresh_module_is_not_mistaken_for_th
     assert profile(Task.from_arrays(x, y, kind="multiclass", model=net)).model.pretrained
 
 
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_where_a_transformer_normalises_is_seen_and_decides_the_warmup(norm_first: bool) -> None:
+    from trivet.advice import recommend
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=norm_first)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layer(x.unsqueeze(1)).squeeze(1))
+
+    x, y = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32), np.arange(300) % 2
+    task = Task.from_arrays(x, y, kind="multiclass", model=Tiny)
+    assert profile(task).model.post_norm is not norm_first
+    # Xiong et al. 2020: normalisation after the residual needs the longer warmup.
+    assert recommend(task).schedule == f"warmup({0.1 if norm_first else 0.2}) >> cosine()"
+
+
 def test_profiling_changes_no_random_state_and_repeats() -> None:
     task = regression("normal")
     before = torch.get_rng_state()

@@ -296,12 +296,45 @@ def test_the_verdict_names_ties_as_ties() -> None:
 
     metric = Judged(
         name="accuracy", test=0.9, interval=(0.85, 0.95), val=0.9, higher_is_better=True,
-        baselines=(Baseline("majority class", 0.5), Baseline("linear softmax", 0.92)),
+        baselines=(
+            Baseline("majority class", 0.5, (0.31, 0.49)),
+            Baseline("linear softmax", 0.92, (-0.05, 0.01)),
+            Baseline("an oracle", 1.0, (-0.14, -0.06)),
+        ),
     )  # fmt: skip
     assert verdict(metric) == (
-        "0.9 on the test split: better than majority class (0.5); worse than linear softmax (0.92) "
-        "(within the interval: the test split cannot tell them apart)."
+        "0.9 on the test split. Better than majority class (0.5): ahead by 0.4, 95 % interval 0.31 to 0.49. "
+        "Too close to call against linear softmax (0.92): ahead by -0.02, 95 % interval -0.05 to 0.01. "
+        "Worse than an oracle (1): behind by 0.1, 95 % interval -0.14 to -0.06 ahead."
     )
+
+
+def test_a_binary_run_stores_its_decision_and_is_judged_by_it(tmp_path: Path) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(900, 4))
+    y = (x[:, 0] + rng.normal(size=900) > 1.6).astype(int)  # one row in eight
+    np.savez(tmp_path / "rare.npz", X_train=x, y_train=y)
+    short = SHORT.replace("cross_entropy", "binary_cross_entropy_with_logits").replace("epochs = 30", "epochs = 4")
+    (tmp_path / "recipe.toml").write_text(short)
+    arguments = {"kind": "binary", "metric": "f1", "progress": "off", "recipe": tmp_path / "recipe.toml"}
+    run = trivet.fit(str(tmp_path / "rare.npz"), out=tmp_path / "run", **arguments)
+    assert run.result is not None
+    decision = run.result.decision
+    assert decision is not None
+    assert decision.by == "f1"
+    assert 0.1 < decision.threshold < 0.5
+    task = trivet.read_task(str(tmp_path / "rare.npz"), kind="binary", metric="f1")
+    model = task.make_model(0)
+    model.load_state_dict(load_file(run.path / "model.safetensors"))
+    inputs, targets = task.test.batch(torch.arange(len(task.test)))
+    with torch.no_grad():
+        yes = decision.probability(model.eval()(inputs)) >= decision.threshold
+    hit = int((yes & (targets == 1)).sum())
+    expected = 2 * hit / (int(yes.sum()) + int((targets == 1).sum()))
+    assert run.result.metric.test == pytest.approx(expected)
+    assert f"{decision.threshold:.3g}" in (run.path / "report.html").read_text()
 
 
 def test_a_record_that_was_torn_by_a_crash_is_continued(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ app = App(
 _COMMANDS = {
     "fit": ("fit", "Choose a recipe for DATA, find the rate, train, judge, report."),
     "recommend": ("recommend", "Recommend a recipe for DATA and say why."),
-    "lr-find": ("lr_find", "Find the learning rate for DATA by a range test."),
     "report": ("report", "Write the report of a run again and print where it is."),
     "export": ("export", "Write a run as a plain PyTorch script with its data."),
     "show": ("show", "Show the page of a loss, optimizer or schedule, or list them all."),
@@ -26,4 +25,7 @@ _COMMANDS = {
 for _name, (_function, _help) in _COMMANDS.items():
     app.command(f"trivet.cli.commands:{_function}", name=_name, help=_help)
 
+app.command("trivet.cli.compare:compare", name="compare", help="Compare recipes or optimizers over paired seeds.")
+app.command("trivet.cli.rates:lr_find", name="lr-find", help="Find the learning rate for DATA.")
+app.command("trivet.cli.rates:schedule", name="schedule", help="Show the rate of RECIPE over a run, before it runs.")
 app.command("trivet.cli.runs:app", name="runs", help="List runs; compare or remove them.")

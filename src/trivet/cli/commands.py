@@ -73,6 +73,7 @@ def fit(
                 "run": str(run.path),
                 "seconds": result.seconds,
                 "verdict": result.verdict,
+                "decision": result.decision,
             }
         )
         return 0
@@ -110,46 +111,6 @@ def recommend(
         if why:
             print()
             print(recipe.explain(), end="")
-
-
-def lr_find(
-    data: Data,
-    /,
-    *,
-    target: Target = None,
-    recipe: Annotated[str | None, Parameter(help="A recipe file; recommended when left out.")] = None,
-    model: Model = None,
-    kind: Kind = None,
-    metric: MetricName = None,
-    seeds: Annotated[int, Parameter(help="Sweeps to combine.")] = 3,
-    budget: Annotated[str | None, Parameter(help="Time for the search: 30s, 2m.")] = None,
-    svg: Annotated[str | None, Parameter(help="Write the plot to this SVG file.")] = None,
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """Find the learning rate for DATA by a range test."""
-    from trivet.advice import recommend
-    from trivet.facts import profile
-    from trivet.recipes import Recipe
-    from trivet.tasks import read_task
-    from trivet.tuning import find_lr
-    from trivet.workflow import parse_budget
-
-    task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed)
-    facts = profile(task, seed=seed)
-    chosen = recommend(task, facts) if recipe is None else Recipe.load(recipe)
-    seconds = parse_budget(budget)
-    found = find_lr(task, chosen, seeds=seeds, seed=seed, profile=facts, budget=seconds, say=say)
-    if svg is not None:
-        from trivet.figures.style import write_svg
-
-        write_svg(found.plot(), svg)
-    if json:
-        emit({"lr": found})
-    else:
-        print(found)
-        print(found.reason)
-        print(found.advice)
 
 
 def report(run: Annotated[str, Parameter(help="A run's directory or name.")], /, *, json: Json = False) -> None:

@@ -28,13 +28,16 @@ FAMILIES: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("linear", (nn.Linear,)),
 )
 
+TRANSFORMER = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the model is made of.
 
     `layers` counts modules by family; `depth` counts the layers that carry weight matrices. `pretrained` means
     that two models made with different seeds share most of their weight matrices (they were loaded, not drawn) and
-    that these show signs of training. `flops_per_sample` counts multiplications and additions of one forward pass.
+    that these show signs of training. `post_norm` means that one of torch's transformer layers normalises after the
+    residual sum (`norm_first=False`). `flops_per_sample` counts multiplications and additions of one forward pass.
     """
 
     parameters: int
@@ -44,6 +47,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     normalised: bool
     pretrained: bool
     flops_per_sample: float | None = None
+    post_norm: bool = False
 
 
 def measure_model(task: Task, *, seed: int = 0) -> ModelFacts:
@@ -59,6 +63,7 @@ def measure_model(task: Task, *, seed: int = 0) -> ModelFacts:
         normalised=bool(layers["batch_norm"] or layers["layer_norm"]),
         pretrained=_is_pretrained(model, task.make_model(seed + 1)),
         flops_per_sample=_flops(task, model),
+        post_norm=any(isinstance(m, TRANSFORMER) and not m.norm_first for m in model.modules()),
     )
 
 

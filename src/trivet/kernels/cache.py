@@ -6,10 +6,12 @@ machine code. One file per rule, named by a hash of everything that decides the 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import importlib.util
 import os
+import shutil
 import stat
 import sys
 import tempfile
@@ -40,6 +42,7 @@ def folder() -> Path:
     if not problem:
         return path
     temporary = Path(tempfile.mkdtemp(prefix="trivet-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     warnings.warn(
         f"kernels are compiled anew in this process: the cache folder {path} {problem}. "
         f"Make it yours alone (chmod 700), or set TRIVET_CACHE to another folder.",

@@ -73,9 +73,12 @@ def _allow_many_pointers() -> None:
     llvm.set_option("trivet", "--runtime-memory-check-threshold=128")
 
 
-def compiled(rule: Rule, body: str, compute: str) -> ModuleType:
-    """Return the module of a kernel: the header, the rule bound to `xp`, and the kernel's own body."""
-    functions = bound_source(rule, compute).replace("def ", "@rule_function\ndef ")
+def compiled(rule: Rule, body: str, compute: str, numbers: tuple[str, ...] = ()) -> ModuleType:
+    """Return the module of a kernel: the header, the rule bound to `xp`, and the kernel's own body.
+
+    What the rule computes from `numbers` alone is left to the host (`binding.on_host`).
+    """
+    functions = bound_source(rule, compute, numbers).replace("def ", "@rule_function\ndef ")
     return module(functions + "\n\n" + body, compute)
 
 
@@ -119,12 +122,16 @@ def _in_pool(function: Callable[..., Any], arguments: tuple[object, ...], worker
     import numba
 
     with _POOL:
+        torchs = torch.get_num_threads()
         before = numba.get_num_threads()
         numba.set_num_threads(workers)
         try:
             return function(*arguments)
         finally:
             numba.set_num_threads(before)
+            # Numba's OpenMP pool sets the number of threads of the whole process, torch's with it, when it starts.
+            if torch.get_num_threads() != torchs:
+                torch.set_num_threads(torchs)
 
 
 def _first_call(function: Callable[..., Any], arguments: tuple[object, ...], workers: int) -> Any:

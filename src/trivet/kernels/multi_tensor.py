@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from types import CodeType
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trivet.kernels import cpu
-from trivet.kernels.binding import Rule, parameters
+from trivet.kernels.binding import Rule, on_host, parameters
 
-__all__ = ["Table", "advance", "fits"]
+__all__ = ["Table", "addresses", "advance", "fits", "overlapping"]
 
 CHUNK = 1 << 16  # elements: short enough to share evenly, long enough that its start costs nothing
 START = 64  # what starting a chunk costs, in elements
@@ -60,6 +61,19 @@ def fits(column: Sequence[Tensor]) -> bool:
     ) and _dense(first)
 
 
+def overlapping(owned: Sequence[Sequence[Tensor]]) -> set[int]:
+    """Return which of these (a parameter and its states each) share memory: threads would write it at once."""
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, k) for k, own in enumerate(owned) for t in own if t.numel())
+    shared: set[int] = set()
+    reach, last = 0, -1
+    for begin, end, k in spans:
+        if begin < reach:
+            shared |= {k, last}
+        if end > reach:
+            reach, last = end, k
+    return shared
+
+
 def _dense(tensor: Tensor) -> bool:
     if tensor.is_contiguous():
         return True
@@ -73,7 +87,9 @@ class Table:
     def __init__(self, rule: Rule, columns: Sequence[Sequence[Tensor]]) -> None:
         self.columns = [list(column) for column in columns]
         self.sizes = [tensor.numel() for tensor in columns[0]]
-        self.addresses = self._collect()
+        self.addresses = np.array([addresses(column) for column in self.columns])
+        self.memory = [tensor.untyped_storage() for column in self.columns for tensor in column]
+        self._pointers = np.insert(self.addresses, 1, 0, axis=0)  # with a row for gradients
         self.dtypes = tuple(column[0].dtype for column in columns)
         self.flat = all(tensor.is_contiguous() for tensor in columns[0])
         self.rule = rule
@@ -81,13 +97,14 @@ class Table:
         self.elements = sum(self.sizes)
         self._bounds: dict[int, NDArray[np.int64]] = {}
 
-    def _collect(self) -> NDArray[np.int64]:
-        return np.array([list(map(Tensor.data_ptr, column)) for column in self.columns], dtype=np.int64)
+    def moved(self, *, states: bool = True) -> bool:
+        """Return whether a tensor has got other memory since the table was made (`p.data = ...`, offloading).
 
-    def moved(self) -> bool:
-        """Return whether a tensor has got other memory since the table was made (`p.data = ...`, offloading)."""
+        Without `states` only parameters are looked at: every tensor that is touched costs some 0.1 microseconds.
+        """
         here = list(map(Tensor.numel, self.columns[0])) == self.sizes
-        return not here or not np.array_equal(self._collect(), self.addresses)
+        columns = self.columns if states else self.columns[:1]
+        return not here or not all(map(np.array_equal, map(addresses, columns), self.addresses))
 
     def run(self, grads: Sequence[Tensor], scalars: NDArray[np.float64]) -> None:
         """Run the rule in place on all tensors.
@@ -97,8 +114,9 @@ class Table:
         grads = self._alike(grads)
         dtypes = (self.dtypes[0], grads[0].dtype, *self.dtypes[1:])
         kernel = _kernel(self.rule, dtypes)
-        pointers = np.insert(self.addresses, 1, list(map(Tensor.data_ptr, grads)), axis=0)
-        numbers = scalars.astype(cpu.STORAGE[dtypes[0]].compute)
+        pointers = self._pointers
+        pointers[1] = addresses(grads)
+        numbers = _numbers(self.rule, len(dtypes), scalars).astype(cpu.STORAGE[dtypes[0]].compute)
         workers = cpu.threads(self.elements)
         if workers == 1:
             cpu.call(kernel.rows, self.chunks, pointers, numbers, 0, len(self.chunks))
@@ -112,6 +130,7 @@ class Table:
             self.flat
             and all(map(Tensor.is_contiguous, grads))
             and len(set(map(Tensor.dtype.__get__, grads))) == 1  # type: ignore[attr-defined]
+            and grads[0].dtype in cpu.STORAGE
             and list(map(Tensor.numel, grads)) == self.sizes
         ):
             return grads
@@ -139,10 +158,28 @@ def _cut(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def advance(steps: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Add 1 to each step count (float32, on the CPU) and return them all, in one call."""
-    counts = np.empty(len(steps))
-    cpu.call(_advance(), np.fromiter(map(Tensor.data_ptr, steps), np.int64, len(steps)), counts)
+def _numbers(rule: Rule, tensors: int, scalars: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rule's numbers, what it computes from them alone, and the sign, a row each, in double precision."""
+    names = parameters(rule)[tensors:]
+    known = dict(zip(names, scalars, strict=False))
+    computed = [eval(expression, {"__builtins__": {}}, known) for expression in _expressions(rule, names)]
+    return np.vstack([scalars[:-1], *computed, scalars[-1]])
+
+
+@functools.cache
+def _expressions(rule: Rule, names: tuple[str, ...]) -> list[CodeType]:
+    return [compile(expression, rule.__qualname__, "eval") for expression in on_host(rule, names)]
+
+
+def addresses(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
+    """Return where each tensor's elements begin."""
+    return np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+
+
+def advance(steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Add 1 to the step count (float32, on the CPU) at each of these addresses and return them all, in one call."""
+    counts = np.empty(steps.size)
+    cpu.call(_advance(), steps, counts)
     return counts
 
 
@@ -165,6 +202,7 @@ def _kernel(rule: Rule, dtypes: tuple[torch.dtype, ...]):  # type: ignore[no-unt
     names = parameters(rule)
     storage = [cpu.STORAGE[dtype] for dtype in dtypes]
     numbers = names[len(dtypes) :]
+    scalars = [*numbers, *on_host(rule, numbers)]
     written = [0, *range(2, len(dtypes))]  # all but the gradient
     arguments = [f"{s.load}(a{k}[i])" for k, s in enumerate(storage)]
     arguments[1] = f"sign * {arguments[1]}"
@@ -173,14 +211,14 @@ def _kernel(rule: Rule, dtypes: tuple[torch.dtype, ...]):  # type: ignore[no-unt
             f"a{k} = {s.view}(pointers[{k}, tensor] + offset * {dtype.itemsize}, size)"
             for k, (s, dtype) in enumerate(zip(storage, dtypes, strict=True))
         ],
-        "scalars": [f"s{k} = scalars[{k}, tensor]" for k in range(len(numbers))]
-        + [f"sign = scalars[{len(numbers)}, tensor]"],
+        "scalars": [f"s{k} = scalars[{k}, tensor]" for k in range(len(scalars))]
+        + [f"sign = scalars[{len(scalars)}, tensor]"],
         "stores": [f"    a{k}[i] = {storage[k].store}(r{k})" for k in written],
     }
     body = BODY.format(
         rule=rule.__name__,
         results=", ".join(f"r{k}" for k in written),
-        arguments=", ".join(arguments + [f"s{k}" for k in range(len(numbers))]),
+        arguments=", ".join(arguments + [f"s{k}" for k in range(len(scalars))]),
         **{key: "\n".join("        " + line for line in value) for key, value in lines.items()},
     )
-    return cpu.compiled(rule, body, storage[0].compute)
+    return cpu.compiled(rule, body, storage[0].compute, numbers)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from trivet.errors import InputError
+from trivet.kernels.xp import reference as xp
 from trivet.losses.contract import Loss, check_choice
-from trivet.losses.pointwise import pointwise
+from trivet.losses.pointwise import Backend, Evaluated, pointwise
 
 __all__ = [
     "BCEWithLogitsLoss",
@@ -16,39 +16,33 @@ __all__ = [
     "focal_loss",
     "focused",
     "mix",
-    "softplus",
 ]
 
 
-def softplus(z: Tensor) -> Tensor:
-    """Return log(1 + exp(z)) exactly at any z; ``-softplus(-z)`` is the log of the sigmoid."""
-    return z.relu() + torch.log1p(torch.exp(-z.abs()))
-
-
-def focused(z: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+def focused(z: Tensor, gamma: float) -> Evaluated:
     r"""Return :math:`-(1 - p)^\gamma \log p` of :math:`p = \sigma(z)` and its derivative, in log space.
 
     With :math:`(1 - p)^\gamma = e^{-\gamma\,\mathrm{softplus}(z)}` neither has a pole, for any gamma >= 0.
     """
-    fade, cost = torch.exp(-gamma * softplus(z)), softplus(-z)
-    return fade * cost, -fade * (gamma * torch.sigmoid(z) * cost + torch.sigmoid(-z))
+    fade, cost = xp.exp(-gamma * xp.softplus(z)), xp.softplus(-z)
+    return fade * cost, -fade * (gamma * xp.sigmoid(z) * cost + xp.sigmoid(-z))
 
 
-def mix(t: Tensor, yes: tuple[Tensor, Tensor], no: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def mix(t: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Return t yes + (1 - t) no, where 0 times infinity (a masked logit) is 0."""
-    value = torch.where(t == 0, 0, t * yes[0]) + torch.where(t == 1, 0, (1 - t) * no[0])
-    return value, torch.where(t == 0, 0, t * yes[1]) + torch.where(t == 1, 0, (1 - t) * no[1])
+    return xp.where(t == 0, 0, t * yes) + xp.where(t == 1, 0, (1 - t) * no)
 
 
-def _cross_entropy(z: Tensor, t: Tensor, smoothing: float, positive: float | Tensor) -> tuple[Tensor, Tensor]:
+def _cross_entropy(z: Tensor, t: Tensor, smoothing: float, positive: float | Tensor) -> Evaluated:
     t = t * (1 - smoothing) + 0.5 * smoothing
-    yes = positive * softplus(-z), -positive * torch.sigmoid(-z)
-    return mix(t, yes, (softplus(z), torch.sigmoid(z)))
+    value = mix(t, positive * xp.softplus(-z), xp.softplus(z))
+    return value, mix(t, -positive * xp.sigmoid(-z), xp.sigmoid(z))
 
 
-def _focal(z: Tensor, t: Tensor, gamma: float, alpha_yes: float, alpha_no: float) -> tuple[Tensor, Tensor]:
-    yes, (no, no_slope) = focused(z, gamma), focused(-z, gamma)
-    return mix(t, (alpha_yes * yes[0], alpha_yes * yes[1]), (alpha_no * no, -alpha_no * no_slope))
+def _focal(z: Tensor, t: Tensor, gamma: float, alpha_yes: float, alpha_no: float) -> Evaluated:
+    yes, yes_slope = focused(z, gamma)
+    no, no_slope = focused(-z, gamma)
+    return mix(t, alpha_yes * yes, alpha_no * no), mix(t, alpha_yes * yes_slope, -alpha_no * no_slope)
 
 
 def binary_cross_entropy_with_logits(
@@ -61,6 +55,7 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Cross entropy of yes-or-no answers: the log likelihood of a coin whose probability is predicted.
 
@@ -75,6 +70,7 @@ def binary_cross_entropy_with_logits(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> binary_cross_entropy_with_logits(torch.tensor([-1e4, 1e4]), torch.ones(2), reduction="none")
     tensor([10000.,     0.])
@@ -83,7 +79,7 @@ def binary_cross_entropy_with_logits(
         raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
     return pointwise(
         _cross_entropy, input, target, (label_smoothing, pos_weight),
-        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight, backend=backend, targets="mixture",
     )  # fmt: skip
 
 
@@ -98,6 +94,7 @@ def focal_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Binary cross entropy that fades for answers already right, so that few hard ones are heard.
 
@@ -119,6 +116,7 @@ def focal_loss(
             ``"sum"`` by the number of positives), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), reduction="none")  # log(2) / 4 times alpha
     tensor([0.0433, 0.1300])
@@ -133,7 +131,7 @@ def focal_loss(
         yes, no = alpha, (1 - alpha if convention == "paper" else alpha)
     return pointwise(
         _focal, input, target, (gamma, yes, no),
-        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight, backend=backend, targets="mixture",
     )  # fmt: skip
 
 

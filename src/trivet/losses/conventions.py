@@ -111,7 +111,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
         ),
         Convention(
             "torch",
-            "its mean divides by the number of classes too, and there is no temperature",
+            "its mean divides by the number of classes too; no squared temperature",
             {"convention": "torch"},
             {"temperature": 2.0},
         ),
@@ -189,24 +189,27 @@ def differences(name: str) -> str:
 
     >>> print(differences("mse_loss"))
     Where frameworks differ (values on nine rows drawn with seed 3):
-      optax: 0.5578 for 1.116; convention='optax'
-        l2_loss is half of it
+    <BLANKLINE>
+    - optax: l2_loss is half of it: 0.5578 instead of 1.116 (convention='optax')
     """
-    lines = [f"  {line}" for convention in CONVENTIONS.get(name, ()) for line in _lines(name, convention)]
-    return "\n".join(["Where frameworks differ (values on nine rows drawn with seed 3):", *lines]) if lines else ""
+    lines = [_line(name, convention) for convention in CONVENTIONS.get(name, ())]
+    return (
+        f"Where frameworks differ (values on nine rows drawn with seed {SEED}):\n\n" + "\n".join(lines) if lines else ""
+    )
 
 
-def _lines(name: str, convention: Convention) -> list[str]:
+def _line(name: str, convention: Convention) -> str:
+    said = f"- {convention.framework}: {convention.says}"
     if not convention.keywords:
-        return [f"{convention.framework}: {convention.says}"]
+        return said
     ours = value(name, **convention.given)
     theirs = value(name, **{**convention.given, **convention.keywords})
-    asked = ", ".join(f"{key}={shown!r}" for key, shown in convention.keywords.items())
-    given = ", ".join(f"{key}={_short(shown)}" for key, shown in convention.given.items())
-    return [
-        f"{convention.framework}: {theirs:.4g} for {ours:.4g}" + (f" with {given}" if given else "") + f"; {asked}",
-        f"  {convention.says}",
-    ]
+    asked, given = (_written(part) for part in (convention.keywords, convention.given))
+    return f"{said}: {theirs:.4g} instead of {ours:.4g}" + (f" for {given}" if given else "") + f" ({asked})"
+
+
+def _written(keywords: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={_short(value)}" for key, value in keywords.items())
 
 
 def _short(value: object) -> str:

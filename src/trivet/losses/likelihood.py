@@ -8,24 +8,37 @@ import torch
 from torch import Tensor
 
 from trivet.errors import DataError
+from trivet.kernels.xp import reference as xp
 from trivet.losses.contract import Loss, reduce, widen
-from trivet.losses.pointwise import pointwise
+from trivet.losses.pointwise import Backend, Evaluated, Rule, pointwise
 
 __all__ = ["GaussianNLLLoss", "PoissonNLLLoss", "gaussian_nll_loss", "poisson_nll_loss"]
 
-
-def _poisson_log_rate(x: Tensor, t: Tensor, constant: float) -> tuple[Tensor, Tensor]:
-    rate = torch.exp(x)
-    return rate - t * x + constant * _stirling(t), rate - t
+TWO_PI = 2 * math.pi
 
 
-def _poisson_rate(x: Tensor, t: Tensor, constant: float, eps: float) -> tuple[Tensor, Tensor]:
-    return x - t * torch.log(x + eps) + constant * _stirling(t), 1 - t / (x + eps)
+def _poisson_log_rate(x: Tensor, t: Tensor) -> Evaluated:
+    rate = xp.exp(x)
+    return rate - xp.where(t == 0, 0, t * x), rate - t
+
+
+def _poisson_log_rate_full(x: Tensor, t: Tensor) -> Evaluated:
+    value, slope = _poisson_log_rate(x, t)
+    return value + _stirling(t), slope
+
+
+def _poisson_rate(x: Tensor, t: Tensor, eps: float) -> Evaluated:
+    return x - t * xp.log(x + eps), 1 - t / (x + eps)
+
+
+def _poisson_rate_full(x: Tensor, t: Tensor, eps: float) -> Evaluated:
+    value, slope = _poisson_rate(x, t, eps)
+    return value + _stirling(t), slope
 
 
 def _stirling(t: Tensor) -> Tensor:
-    safe = torch.where(t > 1, t, 1)
-    return torch.where(t > 1, t * torch.log(safe) - t + 0.5 * torch.log(2 * math.pi * safe), 0)
+    many = xp.where(t > 1, t, 1)
+    return xp.where(t > 1, many * xp.log(many) - many + 0.5 * xp.log(TWO_PI * many), 0)
 
 
 def poisson_nll_loss(
@@ -39,6 +52,7 @@ def poisson_nll_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Negative log likelihood of counts under a Poisson distribution.
 
@@ -55,20 +69,25 @@ def poisson_nll_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> poisson_nll_loss(torch.tensor([0.0]), torch.tensor([3.0])).item()
     1.0
     """
-    rule, parameters = (_poisson_log_rate, (float(full),)) if log_input else (_poisson_rate, (float(full), eps))
+    if log_input:
+        rule: Rule = _poisson_log_rate_full if full else _poisson_log_rate
+    else:
+        rule = _poisson_rate_full if full else _poisson_rate
     return pointwise(
         rule,
         input,
         target,
-        parameters,
+        () if log_input else (eps,),
         mask=mask,
         reduction=reduction,
         empty=empty,
         sample_weight=sample_weight,
+        backend=backend,
     )
 
 

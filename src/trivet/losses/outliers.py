@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from trivet.errors import InputError
+from trivet.kernels.xp import reference as xp
 from trivet.losses.contract import Loss
-from trivet.losses.pointwise import pointwise
+from trivet.losses.pointwise import Backend, Evaluated, pointwise
 
 __all__ = [
     "L1Loss",
@@ -22,32 +22,31 @@ __all__ = [
     "smooth_l1_loss",
 ]
 
+LOG_2 = math.log(2)
 
-def _absolute(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+
+def _absolute(x: Tensor, t: Tensor) -> Evaluated:
     e = x - t
-    return e.abs(), e.sign()
+    return xp.abs(e), xp.sign(e)
 
 
-def _smooth_absolute(x: Tensor, t: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def _smooth_absolute(x: Tensor, t: Tensor, beta: float) -> Evaluated:
     e = x - t
-    a = e.abs()
+    a = xp.abs(e)
     near = a < beta
-    return torch.where(near, 0.5 * e * e / beta, a - 0.5 * beta), torch.where(near, e / beta, e.sign())
+    return xp.where(near, 0.5 * e * e / beta, a - 0.5 * beta), xp.where(near, e / beta, xp.sign(e))
 
 
-def _log_cosh(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _log_cosh(x: Tensor, t: Tensor) -> Evaluated:
     e = x - t
-    a = e.abs()
-    # Far out a - log 2, where cosh overflows; near 0 log1p(2 sinh^2(a/2)), where a - log 2 + ... cancels.
-    near = torch.expm1(-a)
-    small = torch.log1p(0.5 * near * near * torch.exp(a.clamp_max(1.0)))
-    return torch.where(a < 1, small, a + torch.log1p(torch.exp(-2 * a)) - math.log(2)), torch.tanh(e)
+    a, slope = xp.abs(e), xp.tanh(e)
+    # Far out a - log 2, where cosh overflows; near 0, where that cancels, -log(1 - tanh^2) / 2.
+    return xp.where(a < 1, -0.5 * xp.log1p(-slope * slope), a + xp.log1p(xp.exp(-2 * a)) - LOG_2), slope
 
 
-def _pinball(x: Tensor, t: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+def _pinball(x: Tensor, t: Tensor, tau: float) -> Evaluated:
     e = t - x
-    slope = (1 - tau) - (e > 0).to(e.dtype)  # where(e > 0, -tau, 1 - tau) would be float32 for float64
-    return torch.maximum(tau * e, (tau - 1) * e), torch.where(e == 0, 0, slope)
+    return xp.maximum(tau * e, (tau - 1) * e), xp.where(e == 0, 0 * tau, 0.5 - tau - 0.5 * xp.sign(e))
 
 
 def l1_loss(
@@ -58,6 +57,7 @@ def l1_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Mean absolute error: every error counts by its size, so outliers pull no harder than others.
 
@@ -72,12 +72,22 @@ def l1_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> l1_loss(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])).item()
     2.0
     """
     return pointwise(
-        _absolute, input, target, (), mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight
+        _absolute,
+        input,
+        target,
+        (),
+        mask=mask,
+        reduction=reduction,
+        empty=empty,
+        sample_weight=sample_weight,
+        backend=backend,
+        targets="difference",
     )
 
 
@@ -90,6 +100,7 @@ def smooth_l1_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Absolute error with a rounded tip: quadratic within ``beta``, slope 1 beyond.
 
@@ -105,6 +116,7 @@ def smooth_l1_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> smooth_l1_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), reduction="none")
     tensor([0.1250, 2.5000])
@@ -123,6 +135,8 @@ def smooth_l1_loss(
         reduction=reduction,
         empty=empty,
         sample_weight=sample_weight,
+        backend=backend,
+        targets="difference",
     )
 
 
@@ -134,6 +148,7 @@ def log_cosh_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Logarithm of the hyperbolic cosine of the error: half its square near 0, its size far out, smooth
     throughout.
@@ -147,12 +162,22 @@ def log_cosh_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> log_cosh_loss(torch.tensor([1e-4, 1e4]), torch.zeros(2), reduction="none")
     tensor([5.0000e-09, 9.9993e+03])
     """
     return pointwise(
-        _log_cosh, input, target, (), mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight
+        _log_cosh,
+        input,
+        target,
+        (),
+        mask=mask,
+        reduction=reduction,
+        empty=empty,
+        sample_weight=sample_weight,
+        backend=backend,
+        targets="difference",
     )
 
 
@@ -165,6 +190,7 @@ def quantile_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Pinball loss: its minimiser is the quantile of the target.
 
@@ -180,6 +206,7 @@ def quantile_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> quantile_loss(torch.tensor([0.0, 2.0]), torch.ones(2), quantile=0.9, reduction="none")
     tensor([0.9000, 0.1000])
@@ -197,6 +224,8 @@ def quantile_loss(
         reduction=reduction,
         empty=empty,
         sample_weight=sample_weight,
+        backend=backend,
+        targets="difference",
     )
 
 

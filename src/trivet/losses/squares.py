@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from trivet.errors import InputError
+from trivet.kernels.xp import reference as xp
 from trivet.losses.contract import Loss, check_choice
-from trivet.losses.pointwise import pointwise
+from trivet.losses.pointwise import Backend, Evaluated, pointwise
 
 __all__ = ["HuberLoss", "MSELoss", "huber_loss", "mse_loss"]
 
 
-def _square(x: Tensor, t: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+def _square(x: Tensor, t: Tensor, factor: float) -> Evaluated:
     e = x - t
     return factor * e * e, 2 * factor * e
 
 
-def _huber(x: Tensor, t: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+def _huber(x: Tensor, t: Tensor, delta: float) -> Evaluated:
     e = x - t
-    a = e.abs()
+    a = xp.abs(e)
     near = a <= delta
-    return torch.where(near, 0.5 * e * e, delta * (a - 0.5 * delta)), torch.where(near, e, delta * e.sign())
+    return xp.where(near, 0.5 * e * e, delta * (a - 0.5 * delta)), xp.where(near, e, delta * xp.sign(e))
 
 
 def mse_loss(
@@ -33,6 +33,7 @@ def mse_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Mean squared error: an error twice as large costs four times as much, so outliers lead.
 
@@ -48,6 +49,7 @@ def mse_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> mse_loss(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])).item()
     5.0
@@ -58,7 +60,7 @@ def mse_loss(
     parameters = (1.0 if convention == "torch" else 0.5,)
     return pointwise(
         _square, input, target, parameters, mask=mask, reduction=reduction, empty=empty,
-        sample_weight=sample_weight,
+        sample_weight=sample_weight, backend=backend, targets="difference",
     )  # fmt: skip
 
 
@@ -71,6 +73,7 @@ def huber_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Squared error for small errors, absolute error for large: outliers pull with a bounded force.
 
@@ -88,6 +91,7 @@ def huber_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> huber_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), reduction="none")
     tensor([0.1250, 2.5000])
@@ -105,6 +109,8 @@ def huber_loss(
         reduction=reduction,
         empty=empty,
         sample_weight=sample_weight,
+        backend=backend,
+        targets="difference",
     )
 
 

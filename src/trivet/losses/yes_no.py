@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from trivet.errors import InputError
+from trivet.kernels.xp import reference as xp
 from trivet.losses.binary import focused, mix
 from trivet.losses.contract import Loss
-from trivet.losses.pointwise import pointwise
+from trivet.losses.pointwise import Backend, Evaluated, pointwise
 
 __all__ = ["AsymmetricLoss", "HingeLoss", "asymmetric_loss", "hinge_loss"]
 
 
-def _hinge(z: Tensor, t: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+def _hinge(z: Tensor, t: Tensor, margin: float) -> Evaluated:
     side = 2 * t - 1
-    short = (margin - side * z).relu()
-    return short, torch.where(short > 0, -side, 0)
+    short = margin - side * z
+    return xp.maximum(short, 0), xp.where(short > 0, -side, 0)
 
 
-def _squared_hinge(z: Tensor, t: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+def _squared_hinge(z: Tensor, t: Tensor, margin: float) -> Evaluated:
     side = 2 * t - 1
-    short = (margin - side * z).relu()
+    short = xp.maximum(margin - side * z, 0)
     return short * short, -2 * side * short
 
 
-def _asymmetric(z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float, clip: float) -> tuple[Tensor, Tensor]:
-    positive = focused(z, gamma_pos)
-    if clip == 0:
-        mirrored = focused(-z, gamma_neg)
-        return mix(t, positive, (mirrored[0], -mirrored[1]))
-    p, q = torch.sigmoid(z), torch.sigmoid(-z)
+def _asymmetric(z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float) -> Evaluated:
+    yes, yes_slope = focused(z, gamma_pos)
+    no, no_slope = focused(-z, gamma_neg)
+    return mix(t, yes, no), mix(t, yes_slope, -no_slope)
+
+
+def _asymmetric_clipped(z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float, clip: float) -> Evaluated:
+    yes, yes_slope = focused(z, gamma_pos)
+    p, q = xp.sigmoid(z), xp.sigmoid(-z)
     # A negative's probability is shifted down by clip, so that easy negatives have no loss at all.
-    shifted = (p - clip).relu()
-    counts = shifted > 0
-    shifted = torch.where(counts, shifted, 1)
-    log_rest = torch.log((q + clip).clamp_max(1))
-    focus = torch.where(counts, shifted**gamma_neg, 0)
-    negative = torch.where(counts, -focus * log_rest, 0)
-    slope = focus * p * q * (1 / (q + clip) - gamma_neg * log_rest / shifted)
-    return mix(t, positive, (negative, torch.where(counts, slope, 0)))
+    easy = p <= clip
+    shifted = xp.where(easy, 1, p - clip)
+    rest = xp.minimum(q + clip, 1)
+    log_rest = xp.log(rest)
+    focus = xp.exp(gamma_neg * xp.log(shifted))
+    no = xp.where(easy, 0, -focus * log_rest)
+    no_slope = focus * p * q * (1 / rest - gamma_neg * log_rest / shifted)
+    return mix(t, yes, no), mix(t, yes_slope, xp.where(easy, 0, no_slope))
 
 
 def hinge_loss(
@@ -52,6 +55,7 @@ def hinge_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Hinge loss of the support vector machine: nothing to gain beyond the margin.
 
@@ -66,6 +70,7 @@ def hinge_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> hinge_loss(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]), reduction="none")
     tensor([0.5000, 1.5000])
@@ -82,6 +87,7 @@ def hinge_loss(
         reduction=reduction,
         empty=empty,
         sample_weight=sample_weight,
+        backend=backend,
     )
 
 
@@ -96,6 +102,7 @@ def asymmetric_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Focal loss with a stronger focus on negatives, for many labels of which few apply.
 
@@ -116,6 +123,7 @@ def asymmetric_loss(
             code), ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
     >>> asymmetric_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), reduction="none")
     tensor([0.3466, 0.0245])
@@ -127,9 +135,10 @@ def asymmetric_loss(
             f"gamma_neg={gamma_neg}, gamma_pos={gamma_pos}, clip={clip}; allowed are gammas of 0 or more and "
             "a clip in [0, 1)"
         )
-    parameters = (gamma_neg, gamma_pos, clip)
+    rule = _asymmetric_clipped if clip else _asymmetric
+    parameters = (gamma_neg, gamma_pos, clip) if clip else (gamma_neg, gamma_pos)
     return pointwise(
-        _asymmetric,
+        rule,
         input,
         target,
         parameters,
@@ -137,6 +146,8 @@ def asymmetric_loss(
         reduction=reduction,
         empty=empty,
         sample_weight=sample_weight,
+        backend=backend,
+        targets="mixture",
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from trivet.errors import BackendError, InputError, unknown_name
 from trivet.kernels import cpu, multi_tensor
@@ -38,7 +39,20 @@ class _Table:
     states: list[dict[str, Any]]
     columns: dict[str, list[Tensor]]  # the states' tensors as the user sees them, `step` included
     kernel: multi_tensor.Table
+    steps: NDArray[np.int64]  # where the counts lie
     simple: bool  # all parameters are real and whole
+
+    def moved(self, states: bool) -> bool:
+        """Return whether a parameter (or a state) has got other memory, or is another, since the table was made."""
+        return (
+            self.kernel.moved(states=states)
+            or (states and self._replaced())
+            or not (self.simple or all(map(_alias, map(_plain, self.params), self.kernel.columns[0])))
+        )
+
+    def _replaced(self) -> bool:
+        same = (_same(column, [state.get(name) for state in self.states]) for name, column in self.columns.items())
+        return not all(same) or not np.array_equal(multi_tensor.addresses(self.columns.get("step", [])), self.steps)
 
 
 @dataclass
@@ -68,6 +82,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         self.backend: Backend = backend
         self._cached: dict[int, _Batches] = {}
         self._new: set[Tensor] = set()  # parameters whose state was made in this step
+        self._seen = False  # whether anyone else may hold a state's tensor
         super().__init__(params, defaults)
 
     @abc.abstractmethod
@@ -85,9 +100,37 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         Where `counts_steps` is false, `step` is 1 at the first update and 2 at every later one.
         """
 
+    # Looking for states that were replaced or moved costs half a step of 800 small tensors, so it is done only where
+    # they can have been: once somebody has asked for them.
+    @property
+    def state(self) -> Any:
+        """The states of each parameter, by name; they may be replaced."""
+        self._seen = True
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.__dict__["state"] = value
+
+    @property
+    def _state(self) -> Any:
+        return self.__dict__["state"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return states and groups, as torch's optimizers do; what is in it is read, not replaced."""
+        seen = self._seen
+        try:
+            return super().state_dict()
+        finally:
+            self._seen = seen
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        self.check(self.param_groups[-1])
+        try:
+            self.check(self.param_groups[-1])
+        except InputError:
+            self.param_groups.pop()
+            raise
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
@@ -102,10 +145,13 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
                 raise InputError(f"{name}=True is not offered; use torch.optim.{type(self).__name__} for it")
 
     def __getstate__(self) -> dict[str, Any]:
+        seen = self._seen
         state = dict(super().__getstate__())
+        self._seen = seen
         return state | {"backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._seen = False
         super().__setstate__(state)
         self._cached, self._new = {}, set()  # addresses are of this process and of these tensors
         self.__dict__.setdefault("backend", "auto")
@@ -125,6 +171,8 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
                 self._step_group(index, group)
         return loss
 
+    # A compiled graph is broken here: Dynamo cannot follow a kernel, which is no slower than what Inductor makes.
+    @_disable_dynamo
     def _step_group(self, index: int, group: dict[str, Any]) -> None:
         params: list[Tensor] = group["params"]
         grads = [p.grad for p in params]
@@ -149,54 +197,58 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         return (
             batches.rule is self.rule(group)
             and _same(batches.params, params)
-            and _same(batches.states, self.state.values())
-            and not any(table.kernel.moved() for table in batches.tables)
-            and all(
-                _same(column, [state.get(name) for state in table.states])
-                for table in batches.tables
-                for name, column in table.columns.items()
-            )
+            and not (self._seen and not _same(batches.states, self._state.values()))
+            and not any(table.moved(self._seen) for table in batches.tables)
+            and not (batches.tables and cpu.forked())
         )
 
     def _batches(self, group: dict[str, Any], params: list[Tensor]) -> _Batches:
         """Sort parameters into tables of one kind each, and those that go through the reference."""
         names = self.states(group)
         kinds: dict[tuple[torch.dtype, ...], list[Tensor]] = {}
-        others = []
+        owned = []
         for param in params:
             state = self._state_of(group, param, names)
-            own = [_plain(param), *(_plain(state[name]) for name in names)]
-            if self._executes(own):
+            owned.append([_plain(param), *(_plain(state[name]) for name in names)])
+        shared = multi_tensor.overlapping(owned)
+        others = []
+        for index, (param, own) in enumerate(zip(params, owned, strict=True)):
+            if self._executes(own, index in shared):
                 kinds.setdefault(tuple(tensor.dtype for tensor in own), []).append(param)
             else:
                 others.append(param)
         rule = self.rule(group)
         tables = [self._table(rule, members, names) for members in kinds.values()]
-        return _Batches(params, rule, list(self.state.values()), tables, others)
+        return _Batches(params, rule, list(self._state.values()), tables, others)
 
     def _table(self, rule: Rule, params: list[Tensor], names: Sequence[str]) -> _Table:
-        states = [self.state[param] for param in params]
+        states = [self._state[param] for param in params]
         kept = (*names, "step") if self.counts_steps else names
         columns = {name: [state[name] for state in states] for name in kept}
         plain = [list(map(_plain, column)) for column in (params, *(columns[name] for name in names))]
         simple = not any(p.is_complex() or hasattr(p, "to_local") for p in params)
-        return _Table(params, states, columns, multi_tensor.Table(rule, plain), simple)
+        steps = multi_tensor.addresses(columns.get("step", []))
+        return _Table(params, states, columns, multi_tensor.Table(rule, plain), steps, simple)
 
-    def _executes(self, own: list[Tensor]) -> bool:
+    def _executes(self, own: list[Tensor], shared: bool) -> bool:
         """Return whether the kernel takes these; a backend that was named and cannot raises."""
         if self.backend == "torch" or (self.backend == "auto" and cpu.forked()):
             return False
-        fits = multi_tensor.fits(own) and not cpu.forked()
+        if self.backend != "auto" and cpu.forked():
+            raise BackendError(
+                f"backend={self.backend!r} cannot run in a forked process; start it by 'spawn', or use backend='auto'"
+            )
+        fits = self.backend != "triton" and multi_tensor.fits(own) and not shared
         if not fits and self.backend != "auto":
             raise BackendError(
                 f"backend={self.backend!r} cannot update a parameter of {own[0].dtype} on {own[0].device} with strides "
-                f"{own[0].stride()} here; use backend='auto'"
+                f"{own[0].stride()}{' and memory shared with another' if shared else ''} here; use backend='auto'"
             )
         return fits
 
     def _state_of(self, group: Mapping[str, Any], param: Tensor, names: Sequence[str]) -> dict[str, Any]:
         """Return a parameter's state, made at its first update."""
-        state: dict[str, Any] = self.state[param] if names or self.counts_steps else {}
+        state: dict[str, Any] = self._state[param] if names or self.counts_steps else {}
         for name in names:
             if state.get(name) is None:
                 state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -208,10 +260,10 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         return state
 
     def _run_table(self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor]) -> None:
-        steps = multi_tensor.advance(table.columns["step"]) if self.counts_steps else self._uncounted(table.params)
-        scalars = self._scalars(group, steps)
         if not (table.simple and _ready(grads)):
             grads = _gradients(grads)
+        steps = multi_tensor.advance(table.steps) if self.counts_steps else self._uncounted(table.params)
+        scalars = self._scalars(group, steps)
         table.kernel.run(grads, scalars)
 
     def _uncounted(self, params: Sequence[Tensor]) -> Step:
@@ -234,13 +286,13 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
 
     def _run_reference(self, group: Mapping[str, Any], param: Tensor) -> None:
         """Update one parameter by the rule on tensors, in float32 or wider."""
-        state = self.state[param]
+        state = self._state[param]
+        assert param.grad is not None
+        (grad,) = _gradients([param.grad])
         if self.counts_steps:
             state["step"] += 1
         steps = np.array([float(state["step"])]) if self.counts_steps else self._uncounted([param])
         *numbers, sign = self._scalars(group, steps)[:, 0].tolist()
-        assert param.grad is not None
-        (grad,) = _gradients([param.grad])
         own = [_plain(param), *(_plain(state[name]) for name in self.states(group))]
         wide = torch.promote_types(own[0].dtype, torch.float32)
         results = self.rule(group)(
@@ -255,9 +307,13 @@ def _same(before: Sequence[object], now: Iterable[object]) -> bool:
     return len(before) == len(now) and all(map(operator.is_, before, now))
 
 
+def _alias(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+
+
 def _plain(tensor: Tensor) -> Tensor:
     """Return the tensor whose elements are updated: the local shard, complex numbers as pairs of reals."""
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return torch.view_as_real(local) if local.is_complex() else local
 
 

@@ -96,6 +96,16 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         raise RecipeError(f"optimizer {name!r}: {error}") from error
 
 
+def base_lr(recipe: Recipe) -> float:
+    """Return the rate where the schedule's factor is 1: the recipe's, or else the optimizer's own default.
+
+    >>> from trivet.recipes import Recipe
+    >>> base_lr(Recipe(loss="mse_loss", optimizer="SGD"))
+    0.001
+    """
+    return _number(recipe, optimizer_class(str(recipe.optimizer["name"])), "lr")
+
+
 def _groups(recipe: Recipe, model: nn.Module, cls: type) -> Iterable[Tensor] | list[dict[str, object]]:
     if not recipe.groups:
         return [p for p in model.parameters() if p.requires_grad]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Mapping
 
 import torch
@@ -63,13 +64,33 @@ def parts() -> dict[str, list[str]]:
 
 def page(name: str) -> str:
     """Return a part's page: its signature and its documentation."""
+    return f"{name}{_signature(_part(name))}\n\n{documentation(name)}"
+
+
+def documentation(name: str) -> str:
+    """Return a part's own documentation; for a loss, the function's, which holds the formula, and conventions."""
+    text = inspect.getdoc(_part(name)) or ""
+    function = getattr(losses, name, None) if name in losses.catalogue() else None
+    explained = inspect.getdoc(function) or "" if function is not None else ""
+    if explained and explained not in text:
+        # A module whose whole text is "see the function" adds nothing to it.
+        text = explained if ":func:" in text and "\n\n" not in text else f"{text}\n\n{explained}"
+    text = "\n\n".join(filter(None, (text, conventions.differences(name))))
+    return re.sub(r":(?:func|class|math|meth):`([^`]+)`", r"`\1`", text)
+
+
+def _part(name: str) -> object:
     everything: dict[str, object] = {**losses.catalogue(), **optim.catalogue(), **schedules.catalogue()}
     if name not in everything:
         raise unknown_name("part", name, everything)
-    part = everything[name]
-    explained = part.function if isinstance(part, type) and issubclass(part, losses.Loss) else part
-    text = "\n\n".join(filter(None, (inspect.getdoc(explained), conventions.differences(name))))
-    return f"{name}{inspect.signature(part)}\n\n{text}"  # type: ignore[arg-type]
+    return everything[name]
+
+
+def _signature(part: object) -> str:
+    """The signature as a person would write it: no annotations."""
+    signature = inspect.signature(part)  # type: ignore[arg-type]
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=signature.empty))
 
 
 def check_loss(part: Mapping[str, object]) -> None:

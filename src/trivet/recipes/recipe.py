@@ -357,5 +357,6 @@ def _plain(error: msgspec.ValidationError, data: Mapping[str, object]) -> str:
     given: object = data
     for key in path.split("."):
         given = given.get(key) if isinstance(given, Mapping) else given
+    message = message.replace("`object", "`table").replace("| null`", "| nothing`").replace("`null", "`nothing")
     hint = " (write the number without quotes)" if isinstance(given, str) and "got `str`" in message else ""
     return f"{path} = {format_value(given)}: {message[0].lower() + message[1:]}{hint}"

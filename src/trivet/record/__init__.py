@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trivet.record.directory import Run, list_runs, new_run
+from trivet.record.directory import Run, list_runs, new_run, refuse_taken
 from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step
 from trivet.record.journal import Journal, Record, read_record
 from trivet.record.summary import Baseline, Judged, Result, TaskCard
@@ -25,4 +25,5 @@ __all__ = [
     "list_runs",
     "new_run",
     "read_record",
+    "refuse_taken",
 ]

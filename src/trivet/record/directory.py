@@ -126,13 +126,24 @@ class Run:
         shutil.rmtree(self.path)
 
 
+def refuse_taken(path: str | Path | None) -> None:
+    """Raise `RunError` where something is already that a new run would overwrite; an empty directory is none."""
+    if path is None or not os.path.lexists(path):
+        return
+    try:
+        if Path(path).is_dir() and not any(Path(path).iterdir()):
+            return
+    except OSError as error:
+        raise RunError(f"cannot look into {path}: {error.strerror}; give another --out") from error
+    is_run = (Path(path) / "task.json").is_file()
+    hint = f", or go on with it: trivet fit --resume {path}" if is_run else ""
+    raise RunError(f"{path} exists already{' and is not empty' * Path(path).is_dir()}; give another --out{hint}")
+
+
 def new_run(name: str, *, out: str | Path | None = None, runs: str | Path = "runs") -> Run:
     """Make an empty run directory: `out` itself where given, else a fresh `runs/NAME-xxxx`."""
     path = Path(out) if out is not None else Path(runs) / f"{name}-{os.urandom(2).hex()}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(
-            f"{path} exists already and is not empty; give another --out, or go on with it: trivet fit --resume {path}"
-        )
+    refuse_taken(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".probe"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
+
+from trivet.tasks.decision import Decision
 
 
 class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,10 +32,14 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """A contender without a recipe, judged on the same test split by the same metric."""
+    """A contender without a recipe, judged on the same test split by the same metric.
+
+    `ahead` is the 95 % bootstrap interval of how far the run is ahead of it on the same rows, positive for better.
+    """
 
     name: str
     value: float
+    ahead: tuple[float, float] = (math.nan, math.nan)
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +54,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict of a run (`result.json`); `overhead` is the loop's and record's share of the training time."""
+    """The verdict of a run (`result.json`); `overhead` is the loop's and record's share of the training time.
+
+    `decision` says how a binary run's logits become probabilities and a yes or no.
+    """
 
     metric: Judged
     verdict: str
@@ -57,4 +68,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     seconds: float
     overhead: float
-    threshold: float | None = None
+    decision: Decision | None = None

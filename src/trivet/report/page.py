@@ -45,7 +45,7 @@ def write_report(run: Run) -> Path:
     title = f"{task.name}: {task.kind}" if task else run.name
     body = "".join(
         (
-            _verdict(run, title, result),
+            _verdict(run, title, result, task),
             _recipe(run),
             _curves(record),
             _range_test(run),
@@ -61,7 +61,7 @@ def write_report(run: Run) -> Path:
     return run.write_bytes("report.html", page.encode())
 
 
-def _verdict(run: Run, title: str, result: Result | None) -> str:
+def _verdict(run: Run, title: str, result: Result | None, task: TaskCard | None) -> str:
     head = f"<h1>{escape(title)}</h1>"
     if result is None:
         best = run.record.best()
@@ -83,6 +83,22 @@ def _verdict(run: Run, title: str, result: Result | None) -> str:
         f"<figure>{to_svg(figure, label=label)}<figcaption>Test split of {result.test_rows:,} rows that no choice "
         f"looked at; the bar is a 95 % bootstrap interval, {low:.4g} to {high:.4g}"
         f"{', higher is better' if metric.higher_is_better else ', lower is better'}.</figcaption></figure>"
+        f"{_decision(result, task)}"
+    )
+
+
+def _decision(result: Result, task: TaskCard | None) -> str:
+    decision = result.decision
+    if decision is None:
+        return ""
+    name = task.classes[1] if task and len(task.classes) > 1 else "class 1"
+    before, after = decision.log_loss
+    return (
+        f"<p>Decide for <b>{escape(name)}</b> when its probability, <code>sigmoid({decision.slope:.3g} * logit "
+        f"{'+' if decision.shift >= 0 else '-'} {abs(decision.shift):.3g})</code>, is at least "
+        f"<b>{decision.threshold:.3g}</b>. <span class='soft'>Calibrated on the validation rows (log loss "
+        f"{before:.3g} before, {after:.3g} after); the threshold is the best for the "
+        f"{escape(decision.by.replace('_', ' '))} expected there.</span></p>"
     )
 
 

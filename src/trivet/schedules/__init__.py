@@ -30,6 +30,7 @@ from trivet.schedules.phases import (
     warmup,
     wsd,
 )
+from trivet.schedules.preview import GroupRate, Preview, Span, group_rates, preview
 from trivet.schedules.schedule import Phase, Plateau, Schedule
 from trivet.schedules.text import parse
 
@@ -37,15 +38,19 @@ if TYPE_CHECKING:
     from trivet.schedules.scheduler import Scheduler
 
 __all__ = [
+    "GroupRate",
     "Phase",
     "Plateau",
+    "Preview",
     "Schedule",
     "Scheduler",
+    "Span",
     "catalogue",
     "constant",
     "cosine",
     "decay",
     "exponential",
+    "group_rates",
     "hold",
     "inverse_sqrt",
     "linear",
@@ -53,6 +58,7 @@ __all__ = [
     "one_cycle",
     "parse",
     "polynomial",
+    "preview",
     "reduce_on_plateau",
     "repeat",
     "restarts",

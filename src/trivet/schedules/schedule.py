@@ -121,6 +121,10 @@ class Schedule:
                 return level * factor(p), None if momentum is None else momentum(p)
         raise RecipeError(f"progress = {progress!r} is not a number in [0, 1]")
 
+    def phase_at(self, progress: float) -> int:
+        """Return the number of the phase that decides at progress."""
+        return next(index for index, row in enumerate(self._table) if progress < row[1])
+
     @property
     def plateau(self) -> Plateau | None:
         """How the schedule reacts to reported metrics, or None for a pure function of progress."""
@@ -152,7 +156,8 @@ class Schedule:
     ) -> Schedule:
         """Turn absolute lengths into fractions of a run of `total_steps` optimizer steps.
 
-        Raises `RecipeError` when a unit cannot be converted, or a phase is longer than the run.
+        Raises `RecipeError` when a unit cannot be converted, a phase is longer than the run, or the phases end before
+        it does.
 
         >>> from trivet.schedules import cosine, warmup
         >>> str((warmup("50 steps") >> cosine()).resolve(total_steps=1000))
@@ -177,6 +182,12 @@ class Schedule:
                     )
                 phase = dataclasses.replace(phase, length=fraction)
             phases.append(phase)
+        taken = sum(phase.length for phase in phases if isinstance(phase.length, float | int))
+        if phases[-1].length is not None and taken < 1 - 1e-9:
+            raise RecipeError(
+                f"the phases of {self} take only {taken:g} of the run; "
+                "leave out the last one's length, or add >> hold()"
+            )
         return Schedule(tuple(phases))
 
     def __str__(self) -> str:
@@ -200,12 +211,20 @@ class Schedule:
             return BARS[-1] * width
         return "".join(BARS[round((v - low) / (high - low) * (len(BARS) - 1))] for v in values)
 
-    def plot(self, *, steps: int = 1000, lr: float = 1.0) -> Figure:
-        """Draw the rate over a run of `steps` steps."""
-        from trivet.figures.curves import schedule
+    def plot(
+        self,
+        *,
+        steps: int = 1000,
+        lr: float = 1.0,
+        steps_per_epoch: float | None = None,
+        tokens_per_step: float | None = None,
+    ) -> Figure:
+        """Draw the rate over a run of `steps` steps; phases counted in epochs or tokens need those two."""
+        from trivet.schedules.preview import preview
 
-        shown = self.resolve(total_steps=steps, steps_per_epoch=steps / 10, tokens_per_step=1.0)
-        return schedule([step / steps for step in range(steps)], [lr * factor for factor in shown.values(steps)])
+        return preview(
+            self, steps=steps, lr=lr, steps_per_epoch=steps_per_epoch, tokens_per_step=tokens_per_step
+        ).plot()
 
     def _repr_html_(self) -> str:
         shown = self._drawable()

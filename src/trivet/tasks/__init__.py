@@ -1,8 +1,9 @@
 """What is to be learned: tasks, readers, splits, preprocessing, small reference models, metrics."""
 
 from trivet.tasks.baselines import Baseline
+from trivet.tasks.decision import Decision, fit_decision
 from trivet.tasks.kinds import KINDS, Kind
-from trivet.tasks.metrics import METRICS, Metric, metric_for
+from trivet.tasks.metrics import METRICS, Metric, bootstrap_difference, metric_for
 from trivet.tasks.models import ResidualCNN, TabularMLP
 from trivet.tasks.preprocessing import Preprocessing
 from trivet.tasks.readers import SKLEARN_SETS, read_task
@@ -14,6 +15,7 @@ __all__ = [
     "METRICS",
     "SKLEARN_SETS",
     "Baseline",
+    "Decision",
     "Kind",
     "Metric",
     "Preprocessing",
@@ -21,6 +23,8 @@ __all__ = [
     "Split",
     "TabularMLP",
     "Task",
+    "bootstrap_difference",
+    "fit_decision",
     "metric_for",
     "read_task",
 ]

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
-from trivet.errors import DataError, InputError, nearest, require, unknown_name
+from trivet.errors import DataError, InputError, TrivetError, first_line, nearest, require, unknown_name
 from trivet.tasks.arrays import read_npz, task_from_arrays
 from trivet.tasks.metrics import Metric
 from trivet.tasks.task import ModelFactory, Task
@@ -48,7 +48,7 @@ def read_task(
     >>> read_task("sklearn:wine").classes
     ('class_0', 'class_1', 'class_2')
     """
-    factory = cast(ModelFactory, _load(model, "model factory")) if isinstance(model, str) else model
+    factory = cast(ModelFactory, load_function(model, "model factory")) if isinstance(model, str) else model
     prefix, colon, rest = data.partition(":")
     if colon and prefix == "sklearn":
         _refuse_target(target, data)
@@ -147,13 +147,19 @@ def _task_from_function(
     ]
     if given:
         raise DataError(f"{data} makes its own Task; set {', '.join(given)} inside that function instead")
-    task = _load(data, "function that returns a Task")()
+    make = load_function(data, "function that returns a Task")
+    try:
+        task = make()
+    except TrivetError:
+        raise
+    except Exception as error:
+        raise DataError(f"{data} fails: {first_line(error)}") from error
     if not isinstance(task, Task):
         raise DataError(f"{data} returned {type(task).__name__}; it must return a trivet.Task")
     return task
 
 
-def _load(path: str, what: str) -> Callable[..., object]:
+def load_function(path: str, what: str) -> Callable[..., object]:
     """Import ``module:function``; the current folder is searched first, as by ``python -m``."""
     module_name, colon, name = path.partition(":")
     if not (colon and module_name and name):
@@ -163,9 +169,7 @@ def _load(path: str, what: str) -> Callable[..., object]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise DataError(
-            f"module {module_name!r} of {path!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise DataError(f"module {module_name!r} of {path!r} cannot be imported: {first_line(error)}") from error
     if not hasattr(module, name):
         public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise DataError(f"module {module_name!r} has no {name!r}{nearest(name, public)}")

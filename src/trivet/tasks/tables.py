@@ -137,7 +137,8 @@ def read_table(path: Path) -> Frame:
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     except (polars.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} cannot be read as a table: {_first_line(error)}") from error
+        hint = "; save it as UTF-8" if "utf-8" in str(error) else ""
+        raise DataError(f"{path.name} cannot be read as a table: {_first_line(error)}{hint}") from error
     if frame.height == 0:
         raise DataError(f"{path.name} has no rows below its header")
     return frame

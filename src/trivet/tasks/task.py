@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trivet.errors import DataError, InputError
+from trivet.errors import DataError, InputError, first_line
 from trivet.tasks.baselines import Baseline, fit_baselines
 from trivet.tasks.kinds import Kind, kind_named
 from trivet.tasks.metrics import Metric, bootstrap_interval, metric_for
@@ -171,7 +171,11 @@ class Task:
     def _call_factory(self, factory: ModelFactory) -> nn.Module:
         if not callable(factory):
             raise InputError(f"model must be a torch.nn.Module or a factory, not {type(factory).__name__}")
-        model = factory(*_factory_arguments(factory, self))
+        arguments = _factory_arguments(factory, self)
+        try:
+            model = factory(*arguments)
+        except Exception as error:
+            raise InputError(f"the model factory fails: {first_line(error)}") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"the model factory returned {type(model).__name__}; it must return a torch.nn.Module")
         return model
@@ -185,10 +189,11 @@ class Task:
         try:
             with torch.no_grad():
                 output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:
             shapes = [tuple(part.shape) for part in (inputs if isinstance(inputs, tuple) else (inputs,))]
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"the model cannot take input of shape {', '.join(map(str, shapes))}: {reason}") from error
+            raise InputError(
+                f"the model cannot take input of shape {', '.join(map(str, shapes))}: {first_line(error)}"
+            ) from error
         finally:
             model.train(training)
         squeezed = isinstance(output, Tensor) and tuple(output.shape) == (rows,) and self.outputs == 1

@@ -6,6 +6,7 @@ from trivet.training.callbacks import Callback, Recorder
 from trivet.training.loop import Outcome, align, call, evaluate, predict_outputs, train
 from trivet.training.progress import make_progress
 from trivet.training.random_state import RandomState
+from trivet.training.rehearsal import rehearse
 
 __all__ = [
     "Callback",
@@ -17,5 +18,6 @@ __all__ = [
     "evaluate",
     "make_progress",
     "predict_outputs",
+    "rehearse",
     "train",
 ]

@@ -200,7 +200,7 @@ class _Training:
             self._epoch = epoch
         chosen = self._order[position * self.batch : (position + 1) * self.batch]
         inputs, targets = self.task.train.batch(chosen)
-        return _to(inputs, self.device), targets.to(self.device)
+        return to_device(inputs, self.device), targets.to(self.device)
 
     def _evaluate(self) -> None:
         began = time.perf_counter()
@@ -305,7 +305,7 @@ def predict_outputs(
     outputs, targets = [], []
     for begin in range(0, len(split), batch):
         inputs, target = split.batch(torch.arange(begin, min(begin + batch, len(split))))
-        outputs.append(align(call(model, _to(inputs, device)).float().cpu(), target))
+        outputs.append(align(call(model, to_device(inputs, device)).float().cpu(), target))
         targets.append(target)
     model.train(was_training)
     return torch.cat(outputs), torch.cat(targets)
@@ -320,7 +320,8 @@ def evaluate(
         return task.metric(outputs, targets), float(loss(outputs, targets))
 
 
-def _to(inputs: Input, device: torch.device | str) -> Input:
+def to_device(inputs: Input, device: torch.device | str) -> Input:
+    """Move a batch of inputs."""
     if isinstance(inputs, tuple):
         return tuple(item.to(device) for item in inputs)
     return inputs.to(device)

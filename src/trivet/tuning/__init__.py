@@ -1,7 +1,10 @@
-"""Tuning: find the rate, and (later) search and compare recipes."""
+"""Tuning: find the rate, compare recipes, and (later) search."""
 
 from __future__ import annotations
 
+from trivet.tuning.comparison import compare
+from trivet.tuning.hessian import Curvature, curvature
 from trivet.tuning.lr_finder import LRRange, find_lr
+from trivet.tuning.study import Study
 
-__all__ = ["LRRange", "find_lr"]
+__all__ = ["Curvature", "LRRange", "Study", "compare", "curvature", "find_lr"]

@@ -2,11 +2,11 @@
 
 1. *Range test.* Raise the rate geometrically, once per seed, and watch the loss. Where it breaks away is an upper
    bound; a tenth of the rate at its lowest point is the classic pick. That pick is biased: a rate that is good for one
-   step of a fresh model need not be good for a run.
-2. *Validation.* A few rates around it, each with a short run of its own that is warmed up and decays to nothing,
-   judged on held-out data. This is the vote that counts most.
-3. *The prior.* The rate that was there before, which for a recommended recipe is what tuned runs of that optimizer
-   mostly use. On the log scale all three are a decade wide at most, and their weighted mean is better than any of them.
+   step of a fresh model need not be good for a run. Here it only says where to begin, halfway to the rate that was
+   there before, and whether any rate can be told from another.
+2. *Short runs.* A few rates half a decade apart, walking to where they get better, each with a run of its own that is
+   warmed up and decays to nothing, judged on held-out data. The pick is the centre of the rates that these runs cannot
+   tell apart, on the log scale: steadier than the best of five noisy values (docs/decisions/070).
 
 When the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """
@@ -23,11 +23,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from trivet.advice import recommend
 from trivet.advice.recommend.rate import rate_prior
 from trivet.errors import InputError
 from trivet.facts import Profile
 from trivet.training import RandomState
-from trivet.tuning.setup import PartsSetup, Setup, TaskSetup
+from trivet.tuning.setup import FILLING, PRODUCTS, PartsSetup, Setup, TaskSetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,10 +45,8 @@ BREAK = 0.5
 LEAST_DROP = 0.02
 # How many short runs are made, half a decade apart, walking from the middle towards where they get better.
 SHORT_RUNS, STRIDE = 5, 10**0.5
-# A short run likes higher rates than a long one: what is added to its vote, in decades.
-SHORT_RUN_BIAS = 0.0
-# Weights of the votes on the log scale.
-VOTES = {"sweep": 0.1, "short runs": 0.75, "before": 0.15}
+# Rates whose held-out loss is this close to the best, relative to it, are as good as the best.
+ALIKE = 0.1
 
 
 class LRRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +56,8 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
     when the sweeps agree. When `abstained` is true the pick is only the rate that was there before. `rates` and
     `losses` (one row per sweep, smoothed) are the curves; `edge` is the rate at which the loss broke, if it did;
     `tried` are the rates of the short runs with their held-out losses. `cost` is the share of a normal run's steps that
-    the search took, and `advice` says in one line what to do next.
+    the search took, and `advice` says in one line what to do next. `curvature` is the largest one at the fresh weights,
+    where it was asked for, `limit` the rate above which it makes steps grow, `meaning` both in words.
     """
 
     low: float
@@ -72,6 +72,9 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
     tried: tuple[tuple[float, float], ...] = ()
     cost: float | None = None
     seconds: float = 0.0
+    curvature: float | None = None
+    limit: float | None = None
+    meaning: str = ""
 
     def __str__(self) -> str:
         if self.abstained:
@@ -79,6 +82,19 @@ class LRRange(msgspec.Struct, frozen=True, kw_only=True):
         word = "good" if self.confidence >= 0.7 else "fair" if self.confidence >= 0.4 else "low"
         edge = f", breaks at {self.edge:.2g}" if self.edge is not None else ""
         return f"usable {self.low:.2g} to {self.high:.2g}{edge}; pick {self.pick:.2g} (confidence: {word})"
+
+    @property
+    def steepness(self) -> str:
+        """The largest curvature beside the pick, in words; empty where it was not asked for."""
+        if self.curvature is None:
+            return ""
+        text = f"largest curvature at the fresh weights {self.curvature:.3g}: {self.meaning}"
+        if self.limit is None:
+            return text
+        beside = f"; the pick is {self.pick / self.limit:.2g} of that"
+        if self.pick > self.limit:
+            beside += ", so warm up: the first full steps would overshoot where the loss is steepest"
+        return text + beside
 
     @property
     def advice(self) -> str:
@@ -112,6 +128,8 @@ def find_lr(
     low: float | None = None,
     high: float | None = None,
     budget: float | None = None,
+    steps: int | None = None,
+    curvature: bool = False,
     profile: Profile | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LRRange:
@@ -124,7 +142,10 @@ def find_lr(
     ---------
     val : held-out batches for a script without a task; without them the short runs are left out, and confidence is low.
     seeds : sweeps of the range test. low, high : its ends; by default those of the optimizer's prior, widened.
-    budget : seconds that the search may take; without it, half of a normal run's steps.
+    budget : seconds that the search may take, kept to the step; without it, half of a normal run's steps.
+    steps : optimizer steps of the run that a script without a task is going to make; a task's recipe knows them.
+    curvature : estimate the largest curvature of the loss at the fresh weights too (see `trivet.curvature`), which
+        takes as long as 60 steps; they are part of the cost.
     say : called with the cost before anything runs.
 
     Raises `InputError` for rates that are not positive, a model without trainable parameters, a loss that is not finite
@@ -138,7 +159,9 @@ def find_lr(
     >>> found.low < found.pick <= found.high
     True
     """
-    setup = _setup(task, recipe, model, data, loss, optimizer, val)
+    if steps is not None and steps < 1:
+        raise InputError(f"steps = {steps} must be 1 or more")
+    setup = _setup(task, recipe, model, data, loss, optimizer, val, steps)
     pretrained = profile.model.pretrained if profile is not None else False
     prior = rate_prior(setup.optimizer_name, pretrained=pretrained)
     low = prior.low / 10 if low is None else low
@@ -149,15 +172,23 @@ def find_lr(
         raise InputError(f"seeds = {seeds} must be 1 or more")
     if budget is not None and not budget > 0:
         raise InputError(f"budget = {budget} must be above 0 seconds")
-    plan = _Plan(setup, seeds)
+    plan = _Plan(setup, seeds, curvature=curvature)
     if say is not None:
         say(str(plan))
     began = time.perf_counter()
+
+    def late() -> bool:
+        return budget is not None and time.perf_counter() > began + budget
+
     random = RandomState()
     try:
-        found = _search(setup, plan, low, high, seed, None if budget is None else began + budget)
+        found = _search(setup, plan, low, high, seed, late)
+        bend = setup.curvature(low, seed) if curvature else None
     finally:
+        setup.restore()
         random.restore()
+    if bend is not None:
+        found = msgspec.structs.replace(found, curvature=bend.largest, limit=bend.limit, meaning=bend.meaning)
     return msgspec.structs.replace(found, cost=plan.share, seconds=time.perf_counter() - began)
 
 
@@ -169,58 +200,66 @@ def _setup(
     loss: nn.Module | None,
     optimizer: torch.optim.Optimizer | None,
     val: Iterable[tuple[Tensor, Tensor]] | None,
+    steps: int | None,
 ) -> Setup:
-    if task is not None and recipe is not None:
-        return TaskSetup(task, recipe)
+    if task is not None:
+        return TaskSetup(task, recommend(task) if recipe is None else recipe)
     if model is None or data is None or loss is None or optimizer is None:
-        raise InputError("find_lr needs a task and a recipe, or all of model=, data=, loss= and optimizer=")
-    return PartsSetup(model, data, loss, optimizer, val)
+        raise InputError("find_lr needs a task (and a recipe), or all of model=, data=, loss= and optimizer=")
+    return PartsSetup(model, data, loss, optimizer, val, steps)
 
 
 class _Plan:
     """How many steps go where; fixed before the first one is made."""
 
-    def __init__(self, setup: Setup, seeds: int) -> None:
+    def __init__(self, setup: Setup, seeds: int, *, curvature: bool) -> None:
         self.seeds = seeds
+        # A Hessian-vector product is two backward passes where a step is one.
+        self.curvature = FILLING + 2 * PRODUCTS if curvature else 0
         if setup.run_steps is None:
             self.sweep, self.short, self.share = MAX_SWEEP, MAX_SWEEP, None
             return
-        allowed = SHARE * setup.run_steps
+        allowed = SHARE * setup.run_steps - self.curvature
         self.sweep = round(min(max(SWEEP_SHARE * allowed / seeds, MIN_SWEEP), MAX_SWEEP))
         self.short = int((allowed - seeds * self.sweep) / SHORT_RUNS)
         # Too short a run says nothing about a rate; the sweeps alone are then cheaper and no worse.
-        self.short = self.short if self.short >= MIN_SHORT else 0
-        self.share = (seeds * self.sweep + SHORT_RUNS * self.short) / setup.run_steps
+        self.short = self.short if self.short >= MIN_SHORT and setup.has_held_out else 0
+        self.share = (seeds * self.sweep + SHORT_RUNS * self.short + self.curvature) / setup.run_steps
 
     def __str__(self) -> str:
         text = f"finding the rate: {self.seeds} sweeps of {self.sweep} steps"
         text += f" and {SHORT_RUNS} short runs of {self.short}" if self.short else ""
+        text += f", curvature for as long as {self.curvature}" if self.curvature else ""
         return text + (f", {self.share:.0%} of a normal run" if self.share is not None else "")
 
 
-def _search(setup: Setup, plan: _Plan, low: float, high: float, seed: int, deadline: float | None) -> LRRange:
-    def late() -> bool:
-        return deadline is not None and time.perf_counter() > deadline
-
+def _search(setup: Setup, plan: _Plan, low: float, high: float, seed: int, late: Callable[[], bool]) -> LRRange:
     rates = [low * (high / low) ** (i / (plan.sweep - 1)) for i in range(plan.sweep)]
     curves: list[list[float]] = []
     for number in range(plan.seeds):
-        if number and late():
-            break
-        curves.append(setup.sweep(rates, seed + number))
+        curve = setup.sweep(rates, seed + number, late)
+        if late() and curves:
+            break  # cut off: it would read as a curve that breaks early
+        curves.append(curve)
     found = judge(rates, curves, setup.current_lr)
-    if found.abstained or not plan.short:
+    if late() and len(curves) == 1 and len(curves[0]) < len(rates):
+        reason = f"the budget ended at step {len(curves[0])} of {len(rates)} of the first sweep"
+        return msgspec.structs.replace(found, abstained=True, pick=setup.current_lr, confidence=0.0, reason=reason)
+    if found.abstained:
         return found
-    if not setup.has_held_out:
+    if not plan.short or not setup.has_held_out:
         return msgspec.structs.replace(found, confidence=round(found.confidence / 2, 2))
     tried: dict[int, float] = {}
     middle = math.sqrt(found.pick * setup.current_lr)
-    while len(tried) < SHORT_RUNS and not late():
+    while len(tried) < SHORT_RUNS:
         at = _next_stride(tried)
         rate = middle * STRIDE**at
         past_edge = found.edge is not None and rate > found.edge
-        tried[at] = math.inf if past_edge else setup.short_run(rate, plan.short, seed)
-    return vote(found, [(middle * STRIDE**at, loss) for at, loss in sorted(tried.items())], setup.current_lr)
+        loss = math.inf if past_edge else setup.short_run(rate, plan.short, seed, late)
+        if loss is None:
+            break
+        tried[at] = loss
+    return settle(found, [(middle * STRIDE**at, loss) for at, loss in sorted(tried.items())])
 
 
 def _next_stride(tried: Mapping[int, float]) -> int:
@@ -238,39 +277,37 @@ def _next_stride(tried: Mapping[int, float]) -> int:
     return above if above - best <= best - below else below
 
 
-def vote(found: LRRange, tried: Sequence[tuple[float, float]], before: float) -> LRRange:
-    """Weigh sweep, short runs and the rate that was there before; all on the log scale."""
+def settle(found: LRRange, tried: Sequence[tuple[float, float]]) -> LRRange:
+    """Pick the centre of the rates that the short runs cannot tell apart: weights exp(-(loss - best) / alike).
+
+    `alike` is a tenth of the best loss. Infinite losses do not count; with fewer than three finite ones the pick stays
+    with the sweeps, and confidence is halved.
+    """
     finite = [(math.log10(rate), loss) for rate, loss in tried if math.isfinite(loss)]
     if len(finite) < 3:
-        return msgspec.structs.replace(found, tried=tuple(tried))
-    best = _lowest(finite) + SHORT_RUN_BIAS
-    votes = {"sweep": math.log10(found.pick), "short runs": best, "before": math.log10(before)}
-    pick = sum(VOTES[name] * votes[name] for name in VOTES)
+        reason = f"{found.reason}; only {len(finite)} short runs ended well"
+        return msgspec.structs.replace(
+            found, tried=tuple(tried), confidence=round(found.confidence / 2, 2), reason=reason
+        )
+    best = min(loss for _, loss in finite)
+    drop = max(loss for _, loss in finite) - best
+    alike = ALIKE * max(abs(best), 0.01 * drop, 1e-12)
+    weights = [math.exp(-(loss - best) / alike) for _, loss in finite]
+    centre = sum(w * x for w, (x, _) in zip(weights, finite, strict=True)) / sum(weights)
     ceiling = math.log10(found.edge / 2) if found.edge is not None else math.inf
-    rate = float(f"{10 ** min(pick, ceiling):.2g}")
-    spread = statistics.pstdev(votes.values())
+    rate = float(f"{10 ** min(centre, ceiling):.2g}")
+    alike_rates = [10**x for w, (x, _) in zip(weights, finite, strict=True) if w > math.exp(-1)]
+    # Best at an end of what was tried: the true best may lie beyond.
+    bracketed = best < min(finite[0][1], finite[-1][1]) or len(finite) < len(tried)
     return msgspec.structs.replace(
         found,
         pick=rate,
         low=min(found.low, rate),
         high=max(found.high, rate),
-        confidence=round(max(0.0, 1 - spread) * found.confidence, 2),
-        reason=f"{found.reason}; short runs were best near {10**best:.1g}",
+        confidence=round(found.confidence * (1.0 if bracketed else 0.6), 2),
+        reason=f"{found.reason}; short runs were alike from {min(alike_rates):.2g} to {max(alike_rates):.2g}",
         tried=tuple(tried),
     )
-
-
-def _lowest(points: Sequence[tuple[float, float]]) -> float:
-    """Return where the loss is lowest, with a parabola through the best point and its neighbours."""
-    at = min(range(len(points)), key=lambda i: points[i][1])
-    if not 0 < at < len(points) - 1:
-        return points[at][0]
-    (x0, y0), (x1, y1), (x2, y2) = points[at - 1 : at + 2]
-    bend = (y2 - y1) / (x2 - x1) - (y1 - y0) / (x1 - x0)
-    if bend <= 0:
-        return x1
-    slope = (y1 - y0) / (x1 - x0) + bend * (x1 - x0) / (x2 - x0)
-    return min(max(x1 - slope * (x2 - x0) / (2 * bend), x0), x2)
 
 
 def judge(rates: Sequence[float], curves: Sequence[Sequence[float]], current: float) -> LRRange:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trivet.facts import Profile
 from trivet.recipes import Advice, Edit, Recipe
+from trivet.recipes.build import base_lr
 from trivet.schedules.scaling import scaled_lr, warmup_fraction
 
 
@@ -32,6 +33,15 @@ PRIORS = {
     "Lion": RatePrior(1e-5, 3e-4, 3e-3, 256, "Chen et al. 2023: three to ten times below AdamW's"),
     "Adagrad": RatePrior(1e-3, 2e-2, 0.5, 256, "Duchi et al. 2011; a vanishing rate needs a larger start"),
     "Adadelta": RatePrior(0.05, 1.0, 10.0, 256, "Zeiler 2012: unitless, 1"),
+    "Rprop": RatePrior(1e-4, 1e-2, 0.1, 256, "Riedmiller & Braun 1993: only the first step's length"),
+    "LARS": RatePrior(0.05, 1.0, 20.0, 256, "You et al. 2017: layer-wise trust ratios allow SGD's rate times ten"),
+    "LAMB": RatePrior(3e-4, 4e-3, 3e-2, 256, "You et al. 2019: 1.76e-3 per 512 samples with trust ratios"),
+    "Adafactor": RatePrior(1e-4, 1e-2, 3e-2, 256, "Shazeer & Stern 2018: relative steps of at most 1e-2"),
+    "Sophia": RatePrior(1e-5, 2e-4, 3e-3, 256, "Liu et al. 2023: about Lion's, 0.8 of AdamW's at most"),
+    "Muon": RatePrior(1e-3, 2e-2, 0.1, 256, "Jordan 2024: 0.02; an orthogonal step has no gradient scale"),
+    "AdamWScheduleFree": RatePrior(3e-4, 5e-3, 5e-2, 256, "Defazio et al. 2024: one to ten times AdamW's"),
+    "SGDScheduleFree": RatePrior(0.05, 1.0, 20.0, 128, "Defazio et al. 2024: ten to fifty times SGD's"),
+    "Prodigy": RatePrior(0.1, 1.0, 3.0, 256, "Mishchenko & Defazio 2023: it finds its own rate, lr is a factor of it"),
 }
 ANYTHING = RatePrior(1e-5, 1e-3, 1.0, 256, "unknown optimizer: a wide range")
 
@@ -71,7 +81,9 @@ def schedule(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """Warm up while the statistics are young, then decay to nothing."""
     model = profile.model
     attention = bool(model.layers.get("attention"))
-    warmup = warmup_fraction(str(recipe.optimizer["name"]), pretrained=model.pretrained, attention=attention)
+    warmup = warmup_fraction(
+        str(recipe.optimizer["name"]), pretrained=model.pretrained, attention=attention, post_norm=model.post_norm
+    )
     text = f"warmup({warmup.fraction:g}) >> cosine()" if warmup.fraction else "cosine()"
     return (
         Advice(
@@ -85,6 +97,40 @@ def schedule(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
             f"Loshchilov & Hutter 2017; {warmup.source}",
             0.75,
             {"a constant rate": "it leaves the last batches' noise in the weights"},
+        ),
+    )
+
+
+def with_batch_size(recipe: Recipe, batch_size: int) -> tuple[Advice, ...]:
+    """Return the edits that carry a recipe to another batch size: the size, and the rate by its optimizer's rule.
+
+    The number of epochs stays, so that the schedule, in fractions of the run, needs no edit. Gradient accumulation
+    counts: what matters is the number of samples per optimizer step. Raises `InputError` for a size below 1.
+
+    >>> recipe = Recipe(loss="mse_loss", optimizer={"name": "SGD", "lr": 0.1}, batch_size=256)
+    >>> [str(advice.edit) for advice in with_batch_size(recipe, 512)]
+    ['batch_size = 512', 'optimizer.lr = 0.2']
+    """
+    name, before = str(recipe.optimizer["name"]), recipe.batch_size
+    scaled = scaled_lr(base_lr(recipe), batch_size=batch_size, base_batch_size=before, optimizer=name)
+    ratio = batch_size / before
+    size = Advice(
+        Edit("batch_size", batch_size),
+        f"Asked for: {ratio:g} times {before}, so {ratio:g} times fewer steps in the same epochs.",
+        {"from": before, "to": batch_size},
+        confidence=1.0,
+    )
+    if scaled.rule == "none" or ratio == 1:
+        return (size,)
+    return (
+        size,
+        Advice(
+            Edit("optimizer.lr", float(f"{scaled.lr:.4g}")),
+            scaled.reason,
+            {"from": base_lr(recipe), "rule": scaled.rule, "ratio": ratio},
+            scaled.source,
+            0.6,
+            {"the same rate": "fewer steps of the same length go less far"} if ratio > 1 else {},
         ),
     )
 

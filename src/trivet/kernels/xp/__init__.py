@@ -7,6 +7,9 @@ A rule is a plain scalar function over `xp`. Each module here has exactly the na
     cpu_float64.py   Numba, double precision: the C library's functions
     gpu.py           Triton
 
+All treat NaN alike: it passes through everything, `maximum` and `minimum` included, except that `sign` of it is 0, as
+torch's is, that its power 0 and every power of 1 are 1, and that `where` takes only the side that was chosen.
+
 While a rule is being written, and wherever it runs on tensors, `xp` is `reference`.
 """
 

@@ -1,9 +1,11 @@
 """`xp` in single precision for Numba: no calls, no tables, no branches on data, so that LLVM vectorises the loop.
 
-Accuracy is at most 2 ulp over the whole range of every function, subnormal results included; infinities, NaN and
-signed zeros give what C gives. `tests/kernels/test_xp.py` compares with float64 over the whole range.
+Accuracy is at most 2 ulp over the whole range of every function, subnormal results included (worst seen: pow 0.51,
+exp 0.77, log 0.81, tanh 1.32, log1p 1.44, softplus 1.96, sigmoid 1.97); infinities and NaN give what C gives, the sign
+of a zero is not kept. `tests/kernels/test_xp.py` compares with float64 over the whole range.
 
-Sources: exp, tanh after Cephes (Moshier); log after FreeBSD's `e_logf.c`; log1p by Kahan's correction.
+Sources: exp, tanh after Cephes (Moshier); log after FreeBSD's `e_logf.c`; log1p by Kahan's correction; pow by the
+series of atanh and exp in double precision.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from numba import njit
 
 f = np.float32
 i = np.int32
+wide, wide_i = np.float64, np.int64
 
 INFINITY = f(np.inf)
 NAN = f(np.nan)
@@ -49,6 +52,28 @@ T1, T2, T3, T4, T5 = (
     f(-5.70498872745e-3),
 )
 TANH_SMALL = f(0.625)
+
+# pow in double precision: with |s| < 0.172 the series of atanh(s) / s is exact to 2e-12 after seven terms, with
+# |r| < 0.347 that of exp to 7e-12 after ten.
+SQRT_HALF_BITS_64 = wide_i(0x3FE6A09E667F3BCD)
+ONE_BITS_64 = wide_i(0x3FF0000000000000)
+MANTISSA_64 = wide_i(0x000FFFFFFFFFFFFF)
+BIAS_64, SHIFT_64 = wide_i(1023), wide_i(52)
+ROUND_64 = wide(6755399441055744.0)
+ZERO_64, HALF_64, ONE_64, INFINITY_64 = wide(0.0), wide(0.5), wide(1.0), wide(np.inf)
+LN2_64, TWO_LOG2_E_64 = wide(0.69314718055994531), wide(2.8853900817779268)
+A3, A5, A7, A9, A11, A13 = wide(1 / 3), wide(1 / 5), wide(1 / 7), wide(1 / 9), wide(1 / 11), wide(1 / 13)
+F3, F4, F5, F6, F7, F8, F9 = (
+    wide(1 / 6),
+    wide(1 / 24),
+    wide(1 / 120),
+    wide(1 / 720),
+    wide(1 / 5040),
+    wide(1 / 40320),
+    wide(1 / 362880),
+)
+# Powers of two beyond which single precision is infinite or zero, and from where on every number is even.
+POW_OVERFLOW, POW_UNDERFLOW, ALL_EVEN = wide(129.0), wide(-151.0), wide(33554432.0)
 
 # No reassociation here: it would delete the corrections. No nnan, no ninf: special values count.
 EXACT = {"contract", "nsz"}
@@ -127,8 +152,47 @@ def minimum(x, y):  # type: ignore[no-untyped-def]
 
 @rule_function
 def pow(x, y):  # type: ignore[no-untyped-def]
-    # Single precision of y log(x) would cost up to 100 ulp; in double it costs half of one.
-    return f(np.float64(x) ** np.float64(y))
+    # In single precision the rounding of y log(x) alone would cost up to 100 ulp.
+    exponent = wide(y)
+    size = wide(abs(x))
+    t = exponent * _log2(size)
+    t = ZERO_64 if size == ONE_64 else t
+    t = t if t < POW_OVERFLOW else POW_OVERFLOW
+    t = t if t > POW_UNDERFLOW else POW_UNDERFLOW
+    power = f(_exp2(t))
+
+    count = exponent if exponent >= ZERO_64 else -exponent
+    count = count if count < ALL_EVEN else ALL_EVEN
+    whole = (count + ROUND_64) - ROUND_64 == count
+    half = HALF_64 * count
+    odd = whole and (half + ROUND_64) - ROUND_64 != half
+    negative = f(x).view(np.int32) < i(0)
+    power = -power if (negative and odd) else power
+    power = NAN if (x < ZERO and not whole and x > -INFINITY) else power
+    power = NAN if (x != x or y != y) else power
+    return ONE if (y == ZERO or x == ONE) else power
+
+
+@rule_function
+def _log2(x):  # type: ignore[no-untyped-def]
+    bits = wide_i(wide(x).view(np.int64) + (ONE_BITS_64 - SQRT_HALF_BITS_64))
+    k = wide(i(wide_i(bits >> SHIFT_64) - BIAS_64))
+    m = wide_i((bits & MANTISSA_64) + SQRT_HALF_BITS_64).view(np.float64)
+    s = (m - ONE_64) / (m + ONE_64)
+    z = s * s
+    series = ONE_64 + z * (A3 + z * (A5 + z * (A7 + z * (A9 + z * (A11 + z * A13)))))
+    y = k + TWO_LOG2_E_64 * s * series
+    y = INFINITY_64 if x == INFINITY_64 else y
+    return -INFINITY_64 if x == ZERO_64 else y
+
+
+@rule_function
+def _exp2(t):  # type: ignore[no-untyped-def]
+    n = (t + ROUND_64) - ROUND_64
+    r = LN2_64 * (t - n)
+    tail = F3 + r * (F4 + r * (F5 + r * (F6 + r * (F7 + r * (F8 + r * F9)))))
+    power = ONE_64 + r * (ONE_64 + r * (HALF_64 + r * tail))
+    return power * wide_i(wide_i(wide_i(i(n)) + BIAS_64) << SHIFT_64).view(np.float64)
 
 
 @rule_function

@@ -1,0 +1,180 @@
+"""Compare recipes by training each with the same seeds: paired, with an interval, ready to go on after a crash."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from trivet.errors import DivergedError, InputError, RunError
+from trivet.record import Eval, Event
+from trivet.training import predict_outputs, train
+from trivet.tuning.study import Contender, Study, Trial
+
+if TYPE_CHECKING:
+    from trivet.recipes import Recipe
+    from trivet.tasks import Task
+
+__all__ = ["compare"]
+
+SCHEMA = 1
+FILE = "study.jsonl"
+
+
+def compare(
+    task: Task,
+    recipes: Sequence[Recipe] | Mapping[str, Recipe],
+    *,
+    seeds: int = 5,
+    seed: int = 0,
+    split: str = "val",
+    out: str | Path | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] | None = None,
+) -> Study:
+    """Train each recipe with the same seeds and compare them by the task's metric.
+
+    A seed fixes the initial weights and the order of batches for all contenders, so the differences are paired. Each
+    run keeps its best weights by the metric on validation data; `split="test"` then judges them on the test split,
+    which is for a last word and not for choosing.
+
+    Arguments
+    ---------
+    recipes : recipes, or recipes by name; the first is what the others are compared with.
+    seeds : how many; the seeds are `seed`, `seed + 1`, ...
+    out : directory for `study.jsonl`, one line per finished run; called again with the same arguments, `compare` goes
+        on where that file ends.
+    say : called with one line after each run.
+
+    Raises `InputError` for fewer than two recipes or seeds, and `RunError` when `out` holds another study.
+
+    >>> import trivet
+    >>> task = trivet.read_task("sklearn:wine")
+    >>> plain = trivet.Recipe(loss="cross_entropy", optimizer={"name": "AdamW", "lr": 0.003}, epochs=3)
+    >>> study = compare(task, {"AdamW": plain, "slow": plain.apply(trivet.Edit("optimizer.lr", 1e-6))}, seeds=3)
+    >>> study.difference("AdamW", "slow").verdict
+    'worse'
+    """
+    named = dict(recipes) if isinstance(recipes, Mapping) else {f"recipe {i}": r for i, r in enumerate(recipes, 1)}
+    if len(named) < 2:
+        raise InputError(f"{len(named)} recipe to compare; give two or more, under different names")
+    if seeds < 2:
+        raise InputError(f"seeds = {seeds} cannot tell a difference from noise; give 2 or more (5 is usual)")
+    if split not in ("val", "test"):
+        raise InputError(f"split = {split!r} is not known; allowed are 'val' and 'test'")
+    contenders = tuple(
+        Contender(name=name, recipe=recipe, state_bytes_per_parameter=state_bytes_per_parameter(task, recipe))
+        for name, recipe in named.items()
+    )
+    study = Study(
+        task=task.name,
+        metric=task.metric.name,
+        higher_is_better=task.metric.higher_is_better,
+        split=split,
+        contenders=contenders,
+        trials=(),
+    )
+    log = _Log(Path(out) / FILE, study, [len(task.train), len(task.val), len(task.test)]) if out is not None else None
+    done = list(log.trials) if log is not None else []
+    finished = {(trial.contender, trial.seed) for trial in done}
+    total = seeds * len(contenders)
+    for number in range(seed, seed + seeds):
+        for contender in contenders:
+            if (contender.name, number) in finished:
+                continue
+            trial = _run(task, contender, number, split, device)
+            done.append(trial)
+            if log is not None:
+                log.append(trial)
+            if say is not None:
+                shown = "diverged" if trial.metric is None else f"{study.metric} {trial.metric:.4g}"
+                say(f"run {len(done)} of {total}: {contender.name}, seed {number}: {shown}")
+    return msgspec.structs.replace(study, trials=tuple(done))
+
+
+class _Curve:
+    """Keeps the evaluations of a run."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Eval):
+            self.points.append((event.step, event.metric))
+
+
+def _run(task: Task, contender: Contender, seed: int, split: str, device: str) -> Trial:
+    curve = _Curve()
+    try:
+        outcome = train(task, contender.recipe, seed=seed, callbacks=[curve], device=device)
+    except DivergedError:
+        return Trial(contender=contender.name, seed=seed, metric=None, curve=tuple(curve.points))
+    if outcome.reason == "interrupted":
+        raise KeyboardInterrupt
+    metric = outcome.metric
+    if split == "test":
+        metric = task.metric(*predict_outputs(outcome.model, task.test, device=device))
+    few = task.train.subset(torch.arange(min(len(task.train), len(task.val))))
+    return Trial(
+        contender=contender.name,
+        seed=seed,
+        metric=metric if math.isfinite(metric) else None,
+        train_metric=task.metric(*predict_outputs(outcome.model, few, device=device)),
+        curve=tuple(curve.points),
+        steps=outcome.step,
+        seconds_per_step=outcome.seconds / max(1, outcome.step),
+    )
+
+
+def state_bytes_per_parameter(task: Task, recipe: Recipe) -> float:
+    """Return what the recipe's optimizer keeps, in bytes per trainable parameter, seen after one real step."""
+    model = task.make_model(0)
+    parts = recipe.build(model, steps=1)
+    trained = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    parts.optimizer.step()
+    kept = (value for state in parts.optimizer.state.values() for value in state.values())
+    size = sum(value.nbytes for value in kept if isinstance(value, torch.Tensor) and value.ndim > 0)
+    return float(size / sum(parameter.numel() for parameter in trained))
+
+
+class _Log:
+    """The study's file: what is compared on the first line, then one finished run per line."""
+
+    def __init__(self, path: Path, study: Study, rows: list[int]) -> None:
+        self.path, self.trials = path, list[Trial]()
+        recipes = {contender.name: contender.recipe.as_dict() for contender in study.contenders}
+        asked = {
+            "schema": SCHEMA, "task": study.task, "rows": rows, "metric": study.metric, "split": study.split,
+            "contenders": recipes,
+        }  # fmt: skip
+        head = msgspec.json.encode(asked) + b"\n"
+        try:
+            if path.exists():
+                self._read(head)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(head)
+        except OSError as error:
+            raise RunError(f"cannot keep the study in {path.parent}: {error.strerror}; give another --out") from error
+
+    def _read(self, head: bytes) -> None:
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        if not lines or lines[0] != head:
+            raise RunError(
+                f"{self.path} is of another comparison (other data, recipes or split); give another --out, or delete it"
+            )
+        decoder = msgspec.json.Decoder(Trial)
+        whole = [line for line in lines[1:] if line.endswith(b"\n")]  # a crash tears at most the last line
+        self.trials = [decoder.decode(line) for line in whole]
+        if len(whole) < len(lines) - 1:
+            self.path.write_bytes(b"".join([head, *whole]))
+
+    def append(self, trial: Trial) -> None:
+        with self.path.open("ab") as file:
+            file.write(msgspec.json.encode(trial) + b"\n")
