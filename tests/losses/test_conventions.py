@@ -37,6 +37,15 @@ def arcface_of_degrees(x: Tensor, t: Tensor) -> Tensor:
     return F.cross_entropy(64 * torch.where(own, moved, cosine), t)
 
 
+def bce_of_smp(x: Tensor, t: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(x, (1 - t) * 0.1 + t * (1 - 0.1))
+
+
+def bce_of_timm(x: Tensor, t: Tensor) -> Tensor:
+    off = 0.1 / x.shape[-1]
+    return F.binary_cross_entropy_with_logits(x, (1 - 0.1) * t + off)
+
+
 def boundary_of_the_authors(x: Tensor, t: Tensor) -> Tensor:
     foreground = slice(1, None)  # their "idc"
     maps = losses.signed_distance(_one_hot(t, 3).bool())
@@ -169,6 +178,9 @@ def triplet_of_tensorflow(x: Tensor, t: Tensor) -> Tensor:
 
 ORACLES: dict[tuple[str, str], Formula] = {
     ("arcface_loss", "pytorch-metric-learning"): arcface_of_degrees,
+    ("binary_cross_entropy_with_logits", "torch, MONAI"): F.binary_cross_entropy_with_logits,
+    ("binary_cross_entropy_with_logits", "segmentation-models-pytorch"): bce_of_smp,
+    ("binary_cross_entropy_with_logits", "timm"): bce_of_timm,
     ("boundary_loss", "the authors' code"): boundary_of_the_authors,
     ("contrastive_loss", "pytorch-metric-learning"): contrastive_of_pml,
     ("cosine_embedding_loss", "torch"): lambda x, y: F.cosine_embedding_loss(x, y, torch.ones(len(x))),

@@ -44,6 +44,21 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"margin": 28.6},
         ),
     ),
+    "binary_cross_entropy_with_logits": (
+        Convention("torch, MONAI", "no smoothing of their own; the same without it"),
+        Convention(
+            "segmentation-models-pytorch",
+            "smoothing moves both targets by its full size, not by half of it",
+            {"convention": "smp"},
+            {"label_smoothing": 0.1},
+        ),
+        Convention(
+            "timm",
+            "smoothing is spread over the labels of a row",
+            {"convention": "timm"},
+            {"label_smoothing": 0.1},
+        ),
+    ),
     "boundary_loss": (
         Convention(
             "the authors' code",

@@ -125,9 +125,11 @@ def linear_cross_entropy(
 ) -> Tensor:
     r"""Cross entropy of ``input @ linear_weight.T + linear_bias``, a block of tokens at a time.
 
-    With logits :math:`z` (after the cap :math:`c \tanh(z / c)` if any), :math:`L = \log\sum_k e^{z_k}`,
-    class weights
-    :math:`w` and V classes:
+    When the vocabulary is large: the logits of 1024 tokens and 32000 classes are 131 MB, and backward needs them three
+    times over. Not where the logits themselves are wanted, nor for small vocabularies, where one product is faster.
+
+    With logits :math:`z` (after the cap :math:`c \tanh(z / c)` if any), :math:`L = \log\sum_k e^{z_k}`, class
+    weights :math:`w` and V classes:
 
     .. math:: \ell = (1 - \epsilon)\, w_y (L - z_y) + \frac{\epsilon}{V} \sum_k w_k (L - z_k)
               + \zeta\, w_y L^2
@@ -228,6 +230,9 @@ def z_loss(
     entropy.
 
     .. math:: \ell = \Bigl(\log \sum_k e^{z_k}\Bigr)^2
+
+    When training in half precision, or where logits grow until the loss spikes. Not as a loss of its own: it does not
+    know the target.
 
     Args:
         input: logits ``(batch, classes, ...)``.
