@@ -7,8 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trivet.errors import DataError
-from trivet.losses.contract import Loss, check_choice, check_labels, reduce, widen
+from trivet.errors import DataError, InputError
+from trivet.losses.contract import (
+    Loss,
+    check_choice,
+    check_class_weights,
+    check_labels,
+    check_positive,
+    reduce,
+    widen,
+)
 from trivet.losses.streaming import row_blocks, stream
 
 __all__ = ["LinearCrossEntropyLoss", "ZLoss", "linear_cross_entropy", "next_token", "z_loss"]
@@ -155,6 +163,7 @@ def linear_cross_entropy(
 
     Raises:
         DataError: shapes that do not fit, or a label out of range.
+        InputError: a smoothing outside [0, 1], or a cap that is not positive.
 
     >>> hidden, output = torch.eye(3), torch.eye(3)
     >>> round(linear_cross_entropy(hidden, output, torch.arange(3)).item(), 4)  # log(1 + 2/e)
@@ -164,6 +173,11 @@ def linear_cross_entropy(
     """
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     _check(input, linear_weight, target, ignore_index)
+    check_class_weights(weight, len(linear_weight))
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
+    if softcap is not None:
+        check_positive("softcap", softcap)
     labels = target.reshape(-1)
     kept = (labels != ignore_index).nonzero()[:, 0]
     hidden = input.reshape(-1, input.shape[-1])[kept]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trivet.errors import DataError
-from trivet.losses.contract import check_choice, check_labels, reduce, widen
+from trivet.losses.contract import check_choice, check_class_weights, check_labels, check_positive, reduce, widen
 from trivet.losses.embedding.blocks import Contrast, Pairs, stream_pairs
 from trivet.losses.embedding.gather import gather_rows, mean_over_processes, rows_before
 from trivet.losses.embedding.geometry import check_embeddings, unit
@@ -88,6 +88,7 @@ def nt_xent_loss(
     check_embeddings(input, target, labels=False)
     if len(input) != len(target):
         raise DataError(f"input has {len(input)} rows and target {len(target)}; two views have equal numbers")
+    check_positive("temperature", temperature)
     views = unit(torch.cat([widen(input), widen(target)]))
     count = len(input)
     everyone = gather_rows(views) if gather else views
@@ -147,6 +148,7 @@ def info_nce_loss(
     Source: van den Oord et al. 2018, "Representation learning with contrastive predictive coding", eq. 4.
     """
     check_embeddings(input, target, labels=False)
+    check_positive("temperature", temperature)
     queries, keys = widen(input), widen(target)
     if len(keys) < len(queries) or (symmetric and len(keys) != len(queries)):
         raise DataError(
@@ -215,6 +217,7 @@ def supervised_contrastive_loss(
     """
     check_embeddings(input, target, labels=True)
     check_choice("denominator", denominator, ("all", "negatives"))
+    check_positive("temperature", temperature)
     own = unit(widen(input))
     everyone = gather_rows(own) if gather else own
     labels = gather_rows(target) if gather else target
@@ -268,6 +271,8 @@ def _margin_softmax(
     check_embeddings(input, target, labels=True)
     x, classes = unit(widen(input)), unit(widen(prototypes))
     check_labels(target, len(classes), ignore_index)
+    check_class_weights(weight, len(classes))
+    check_positive("scale", scale)
     kept = target != ignore_index
     label = torch.where(kept, target, 0)
     own = classes[label]
