@@ -11,6 +11,9 @@ ARGS ?=
 fit: $(VENV)/.ready
 	$(BIN)/trivet fit $(DATA) $(ARGS)
 
+# Two workers with two threads each on two cores: a thread that spins while it waits would hold up the others.
+test test-core: export OMP_WAIT_POLICY = PASSIVE
+
 test: $(VENV)/.ready test-core
 	$(BIN)/python -m pytest -n 2 --cov=trivet --cov-report=term $(ARGS)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from trivet.errors import InputError
 from trivet.tuning import find_lr
-from trivet.tuning.lr_finder import LRRange, judge, settle
+from trivet.tuning.lr_finder import HORIZON, LRRange, judge, settle
 
 RATES = [1e-5 * 10 ** (i / 12) for i in range(60)]
 
@@ -153,14 +153,14 @@ def parabola(best: float) -> list[tuple[float, float]]:
 def test_the_pick_follows_the_short_runs_decade_for_decade() -> None:
     low, high = settle(ranged(), parabola(3.16e-3)), settle(ranged(), parabola(3.16e-2))
     assert low.tried == tuple(parabola(3.16e-3))
-    assert low.pick == pytest.approx(3.16e-3, rel=0.1)
+    assert low.pick == pytest.approx(3.16e-3 * 10**HORIZON, rel=0.1)
     assert math.log10(high.pick / low.pick) == pytest.approx(1, abs=0.03)
 
 
 def test_of_rates_that_are_alike_the_centre_is_picked() -> None:
     flat = [(1e-3, 3.0), (3.16e-3, 1.02), (1e-2, 1.0), (3.16e-2, 1.01), (1e-1, 3.0)]
     found = settle(ranged(), flat)
-    assert found.pick == pytest.approx(1e-2, rel=0.05)
+    assert found.pick == pytest.approx(1e-2 * 10**HORIZON, rel=0.05)
     assert "alike from 0.0032 to 0.032" in found.reason
 
 
@@ -180,7 +180,7 @@ def test_runs_that_broke_do_not_count_and_too_few_leave_the_pick_to_the_sweeps()
 
 def test_losses_below_zero_are_compared_as_any_others() -> None:
     gaussian = [(rate, loss - 5) for rate, loss in parabola(3.16e-3)]
-    assert settle(ranged(), gaussian).pick == pytest.approx(3.16e-3, rel=0.3)
+    assert settle(ranged(), gaussian).pick == pytest.approx(3.16e-3 * 10**HORIZON, rel=0.3)
 
 
 def test_the_pick_stays_below_the_edge() -> None:

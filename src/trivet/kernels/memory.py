@@ -83,3 +83,8 @@ def view_uint8(address, size):  # type: ignore[no-untyped-def]
 @njit(forceinline=True)
 def view_int64(address, size):  # type: ignore[no-untyped-def]
     return carray(_pointer(address, np.int64(0)), (size,))
+
+
+@njit(forceinline=True)
+def view_bool(address, size):  # type: ignore[no-untyped-def]
+    return carray(_pointer(address, np.bool_(False)), (size,))

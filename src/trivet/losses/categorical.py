@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from trivet.errors import DataError, InputError
-from trivet.losses.contract import Loss, check_choice, check_labels, reduce, widen
-from trivet.losses.odds import log_odds_against
+from trivet.errors import InputError
+from trivet.losses.contract import Loss, check_choice
+from trivet.losses.odds import cross_entropy_rule
+from trivet.losses.rowwise import Form, row_loss
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
@@ -22,6 +22,7 @@ def cross_entropy(
     convention: str = "torch",
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Negative log likelihood of the true class under the softmax of the logits.
@@ -44,6 +45,8 @@ def cross_entropy(
             part, by the number of rows for probabilities. ``"keras"``: by the number of rows in both cases.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``: ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"`` (torch's).
+        backend: ``"auto"`` takes the kernel where there is one, ``"torch"`` never, ``"cpu"`` always: it raises
+            BackendError where it cannot.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``; the mean divides by them
             too.
 
@@ -53,46 +56,14 @@ def cross_entropy(
     check_choice("convention", convention, ("torch", "keras"))
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
-    if input.ndim < 2:
-        raise DataError(f"input has shape {tuple(input.shape)}; allowed are logits (batch, classes, ...)")
-    classes = input.shape[1]
-    if weight is not None and weight.shape != (classes,):
-        raise DataError(f"class weights of shape {tuple(weight.shape)}; allowed is ({classes},)")
-    logits = widen(input).movedim(1, -1).reshape(-1, classes)
-    by_class = logits.new_ones(classes) if weight is None else weight.to(logits.dtype)
-    shape = input.shape[:1] + input.shape[2:]
-    if target.is_floating_point():
-        if target.shape != input.shape:
-            raise DataError(f"probabilities {tuple(target.shape)}; allowed is input's shape {tuple(input.shape)}")
-        soft = target.to(logits.dtype).movedim(1, -1).reshape(-1, classes)
-        soft = soft * (1 - label_smoothing) + label_smoothing / classes
-        values, rows = _expected(logits, soft * by_class), logits.new_ones(len(logits))
-        count = rows
-    else:
-        if target.shape != shape:
-            raise DataError(f"labels {tuple(target.shape)} for input {tuple(input.shape)}; allowed is {tuple(shape)}")
-        check_labels(target, classes, ignore_index)
-        kept = target.reshape(-1) != ignore_index
-        label = torch.where(kept, target.reshape(-1), 0)
-        odds = log_odds_against(logits, label)
-        own = by_class[label]
-        values = (1 - label_smoothing) * own * torch.logaddexp(odds, torch.zeros_like(odds))
-        if label_smoothing:
-            values = values + _expected(logits, (label_smoothing / classes * by_class).expand_as(logits))
-        rows = kept.to(logits.dtype)
-        count = rows * own if convention == "torch" else rows
-    if sample_weight is not None:
-        missing = (1,) * (len(shape) - sample_weight.ndim)
-        every = sample_weight.reshape(sample_weight.shape + missing).expand(shape).reshape(-1)
-        rows, count = rows * every.to(rows.dtype), count * every.to(rows.dtype)
-    result = reduce(values, rows, reduction=reduction, empty=empty, normalizer=count.sum())
-    return result.view(shape) if reduction == "none" else result
-
-
-def _expected(logits: Tensor, share: Tensor) -> Tensor:
-    """Return the sum over classes of share times -log p; a class masked by -inf has no share."""
-    log_p = torch.log_softmax(logits, 1).clamp_min(torch.finfo(logits.dtype).min)
-    return -(torch.where(logits == -torch.inf, 0, share) * log_p).sum(1)
+    soft = target.is_floating_point()
+    form = Form(
+        cross_entropy_rule, matrix="shares" if soft else "", smoothing=label_smoothing, weight=weight
+    )  # fmt: skip
+    return row_loss(
+        form, input, target, ignore_index=ignore_index, by_weight=convention == "torch", reduction=reduction,
+        empty=empty, sample_weight=sample_weight, backend=backend,
+    )  # fmt: skip
 
 
 class CrossEntropyLoss(Loss, function=cross_entropy): ...

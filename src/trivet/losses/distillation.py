@@ -11,6 +11,8 @@ from torch import Tensor
 from trivet.errors import DataError
 from trivet.losses.contract import Loss, check_choice, reduce, widen
 from trivet.losses.embedding.geometry import unit
+from trivet.losses.odds import cross_entropy_rule
+from trivet.losses.rowwise import Form, row_loss
 
 __all__ = [
     "FeatureMatchingLoss",
@@ -44,12 +46,14 @@ def _check(input: Tensor, target: Tensor) -> None:
         )
 
 
-def _rows(values: Tensor, mask: Tensor | None, sample_weight: Tensor | None, reduction: str, empty: str) -> Tensor:
-    weight = torch.ones_like(values) if mask is None else mask.expand_as(values).to(values.dtype)
-    if sample_weight is not None:
-        missing = (1,) * (values.ndim - sample_weight.ndim)
-        weight = weight * sample_weight.to(values.dtype).reshape(sample_weight.shape + missing)
-    return reduce(values, weight, reduction=reduction, empty=empty)
+def _row_weight(input: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return sample_weight
+    kept = mask.expand(input.shape[:1] + input.shape[2:]).to(widen(input).dtype)
+    if sample_weight is None:
+        return kept
+    missing = (1,) * (kept.ndim - sample_weight.ndim)
+    return kept * sample_weight.to(kept.dtype).reshape(sample_weight.shape + missing)
 
 
 def kl_div_loss(
@@ -61,6 +65,7 @@ def kl_div_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Knowledge distillation: the divergence of the student from the teacher, both softened by a
@@ -82,6 +87,7 @@ def kl_div_loss(
         mask: True where a row takes part ``(batch, ...)``.
         reduction: ``"mean"`` over weighted rows, ``"sum"``, ``"none"``: ``(batch, ...)``.
         empty: value when no row takes part, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each row ``(batch,)`` or ``(batch, ...)``.
 
     >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])
@@ -92,11 +98,13 @@ def kl_div_loss(
     """
     check_choice("convention", convention, ("paper", "liger", "torch"))
     _check(input, target)
-    values = _over(_log_softmax(target, temperature), _log_softmax(input, temperature))
     factor = {"paper": temperature**2, "liger": 1.0, "torch": 1 / input.shape[1]}[convention]
     if convention == "torch" and reduction != "mean":
         factor = 1.0
-    return _rows(factor * values, mask, sample_weight, reduction, empty)
+    return row_loss(
+        Form(cross_entropy_rule, matrix="teacher", scale=1 / temperature), input, target, times=factor,
+        sample_weight=_row_weight(input, mask, sample_weight), reduction=reduction, empty=empty, backend=backend,
+    )  # fmt: skip
 
 
 def jensen_shannon_loss(
@@ -148,7 +156,10 @@ def jensen_shannon_loss(
         mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
         mixture = mixture.clamp_min(torch.finfo(mixture.dtype).min)
         values = beta * _over(teacher, mixture) + (1 - beta) * _over(student, mixture)
-    return _rows(values, mask, sample_weight, reduction, empty)
+    weight = _row_weight(input, mask, sample_weight)
+    if weight is not None:
+        weight = weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim)).expand_as(values)
+    return reduce(values, weight, reduction=reduction, empty=empty)
 
 
 def feature_matching_loss(

@@ -4,20 +4,18 @@ r"""Softmax losses of one scalar per row: the log odds against the true class.
 
 so that :math:`-\log p_y = \mathrm{softplus}(g)` and :math:`\log(1 - p_y) = -\mathrm{softplus}(-g)`, both
 without cancellation at any confidence. Cross entropy, focal, generalised and symmetric cross entropy are
-functions of g alone; logit adjustment and LDAM change z before it.
+functions of g alone (a rule each, with its derivative); logit adjustment and LDAM change z before it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from trivet.errors import DataError, InputError
-from trivet.losses.contract import Loss, check_labels, reduce, widen
-from trivet.losses.streaming import gradient_again
+from trivet.kernels.xp import reference as xp
+from trivet.losses.contract import Loss
+from trivet.losses.rowwise import Form, row_loss
 
 __all__ = [
     "GeneralizedCrossEntropyLoss",
@@ -25,108 +23,41 @@ __all__ = [
     "LogitAdjustedLoss",
     "SoftmaxFocalLoss",
     "SymmetricCrossEntropyLoss",
+    "cross_entropy_rule",
     "generalized_cross_entropy_loss",
     "ldam_loss",
-    "log_odds_against",
     "logit_adjusted_loss",
     "softmax_focal_loss",
     "symmetric_cross_entropy_loss",
 ]
 
 
-def _plain_odds(logits: Tensor, label: Tensor) -> Tensor:
-    own = logits.gather(1, label[:, None])
-    others = logits.scatter(1, label[:, None], -torch.inf)
-    return torch.logsumexp(others, 1) - own[:, 0]
+def cross_entropy_rule(g):  # type: ignore[no-untyped-def]
+    return xp.softplus(g), xp.sigmoid(g)
 
 
-class _Odds(torch.autograd.Function):
-    """Log odds against the label, and their gradient: the softmax of the other classes, and -1."""
-
-    @staticmethod
-    def forward(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        index = label[:, None]
-        share = logits.scatter(1, index, -torch.inf)
-        peak = share.amax(1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
-        total = share.sub_(peak).exp_().sum(1, keepdim=True)
-        odds = (total.log() + peak - logits.gather(1, index))[:, 0]
-        # Without another class in play (all masked) the odds are -inf and the others' gradient is 0, not 0/0.
-        return odds, share.div_(torch.where(total == 0, 1, total)).scatter_(1, index, -1.0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, None]:
-        logits, label, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return gradient_again(lambda z: _plain_odds(z, label), (logits,), upstream[0])[0], None
-        return slope * upstream[0][:, None], None
+def _focal(g, gamma):  # type: ignore[no-untyped-def]
+    fade, cost = xp.exp(-gamma * xp.softplus(-g)), xp.softplus(g)
+    # Where g is infinite (the true class is masked) sigmoid(-g) is 0, and 0 times an infinite cost would be NaN.
+    return fade * cost, fade * (xp.sigmoid(g) + gamma * xp.sigmoid(-g) * xp.minimum(cost, 1e30))
 
 
-def log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
-    """Return :math:`g` of each row: ``logits`` (rows, classes), ``label`` (rows,).
-
-    >>> log_odds_against(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([1]))  # log 2
-    tensor([0.6931])
-    """
-    if torch.compiler.is_compiling():
-        return _plain_odds(logits, label)
-    odds: Tensor = _Odds.apply(logits, label)[0]  # type: ignore[no-untyped-call]
-    return odds
+def _generalized(g, q):  # type: ignore[no-untyped-def]
+    # 1 - exp(-y) as (1 + exp(-y)) tanh(y / 2) keeps its digits where y is small.
+    y = q * xp.softplus(g)
+    power = xp.exp(-y)
+    return (1.0 + power) * xp.tanh(0.5 * y) / q, power * xp.sigmoid(g)
 
 
-def _softplus(g: Tensor) -> Tensor:
-    return torch.logaddexp(g, torch.zeros_like(g))  # torch's softplus is a straight line above 20
-
-
-def _rows(
-    input: Tensor,
-    target: Tensor,
-    change: Callable[[Tensor, Tensor], Tensor],
-    value: Callable[[Tensor], Tensor],
-    *,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    empty: str,
-    sample_weight: Tensor | None,
-) -> Tensor:
-    """Bring ``(batch, classes, ...)`` to rows, change the logits, take g, and reduce the values of g."""
-    if input.ndim < 2 or input.shape[:1] + input.shape[2:] != target.shape or target.is_floating_point():
-        raise DataError(
-            f"input {tuple(input.shape)} and target {target.dtype} {tuple(target.shape)}; allowed are logits "
-            "(batch, classes, ...) and integer labels (batch, ...)"
-        )
-    classes = input.shape[1]
-    logits = widen(input).movedim(1, -1).reshape(-1, classes)
-    check_labels(target, classes, ignore_index)
-    kept = target.reshape(-1) != ignore_index
-    label = torch.where(kept, target.reshape(-1), 0)
-    values = value(log_odds_against(change(logits, label), label))
-    row_weight = kept.to(values.dtype)
-    if weight is not None:
-        if weight.shape != (classes,):
-            raise DataError(f"class weights of shape {tuple(weight.shape)}; allowed is ({classes},)")
-        row_weight = row_weight * weight.to(values.dtype)[label]
-    if sample_weight is not None:
-        missing = (1,) * (target.ndim - sample_weight.ndim)
-        every = sample_weight.reshape(sample_weight.shape + missing).expand(target.shape)
-        row_weight = row_weight * every.reshape(-1).to(values.dtype)
-    result = reduce(values, row_weight, reduction=reduction, empty=empty)
-    return result.view(target.shape) if reduction == "none" else result
+def _symmetric(g, alpha, reverse):  # type: ignore[no-untyped-def]
+    wrong = xp.sigmoid(g)
+    return alpha * xp.softplus(g) + reverse * wrong, wrong * (alpha + reverse * xp.sigmoid(-g))
 
 
 def _required(counts: Tensor | None) -> Tensor:
     if counts is None:
         raise InputError("class counts are missing; give counts=..., or call loss.fit(counts) with those of training")
     return counts
-
-
-def _unchanged(logits: Tensor, label: Tensor) -> Tensor:
-    return logits
 
 
 def softmax_focal_loss(
@@ -138,6 +69,7 @@ def softmax_focal_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Focal loss for one of C classes: cross entropy that fades for examples already right.
@@ -157,6 +89,7 @@ def softmax_focal_loss(
         reduction: ``"mean"`` divides by the weights of the labels that take part, as torch's cross entropy
             (MONAI and kornia divide by the number of classes too); ``"sum"``; ``"none"``: ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
 
     >>> round(softmax_focal_loss(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # log(2) / 4
@@ -164,10 +97,10 @@ def softmax_focal_loss(
 
     Source: Lin et al. 2017, "Focal loss for dense object detection", eq. 4.
     """
-    return _rows(
-        input, target, _unchanged, lambda g: torch.exp(-gamma * _softplus(-g)) * _softplus(g),
-        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
-        sample_weight=sample_weight,
+    return row_loss(
+        Form(_focal, (gamma,), weight=weight),
+        input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        backend=backend,
     )  # fmt: skip
 
 
@@ -181,6 +114,7 @@ def logit_adjusted_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Cross entropy of logits shifted by the log class frequencies: rare classes get larger margins.
@@ -199,6 +133,7 @@ def logit_adjusted_loss(
         reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
             ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
 
     >>> value = logit_adjusted_loss(torch.zeros(1, 2), torch.tensor([1]), counts=torch.tensor([90, 10]))
@@ -211,10 +146,10 @@ def logit_adjusted_loss(
     # A class never seen has prior 0: its logit of -inf takes it out of every sum, and its own rows cost
     # infinity.
     shift = tau * torch.log(counts.to(torch.float64) / counts.sum())
-    return _rows(
-        input, target, lambda z, label: z + shift.to(z), _softplus,
-        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
-        sample_weight=sample_weight,
+    return row_loss(
+        Form(cross_entropy_rule, weight=weight, offset=shift),
+        input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        backend=backend,
     )  # fmt: skip
 
 
@@ -229,6 +164,7 @@ def ldam_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Label-distribution-aware margin: the true logit is handicapped, the more the rarer its class.
@@ -249,6 +185,7 @@ def ldam_loss(
         reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
             ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
 
     >>> value = ldam_loss(torch.zeros(1, 2), torch.tensor([1]), counts=torch.tensor([160, 10]), scale=1.0)
@@ -260,15 +197,10 @@ def ldam_loss(
     counts = _required(counts)
     rarity = counts.to(torch.float64).clamp_min(1) ** -0.25
     margins = max_margin * rarity / rarity.max()
-
-    def handicapped(z: Tensor, label: Tensor) -> Tensor:
-        own = margins.to(z)[label]
-        return scale * z.scatter_add(1, label[:, None], -own[:, None])
-
-    return _rows(
-        input, target, handicapped, _softplus,
-        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
-        sample_weight=sample_weight,
+    return row_loss(
+        Form(cross_entropy_rule, weight=weight, handicap=margins, scale=scale),
+        input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        backend=backend,
     )  # fmt: skip
 
 
@@ -281,6 +213,7 @@ def generalized_cross_entropy_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Between cross entropy and mean absolute error: a wrong label cannot cost more than 1/q.
@@ -298,6 +231,7 @@ def generalized_cross_entropy_loss(
         reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
             ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
 
     >>> generalized_cross_entropy_loss(torch.zeros(1, 2), torch.tensor([0]), q=1.0).item()
@@ -307,10 +241,10 @@ def generalized_cross_entropy_loss(
     """
     if not 0 < q <= 1:
         raise DataError(f"q={q}; allowed is a number in (0, 1]; for q -> 0 take cross_entropy")
-    return _rows(
-        input, target, _unchanged, lambda g: -torch.expm1(-q * _softplus(g)) / q,
-        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
-        sample_weight=sample_weight,
+    return row_loss(
+        Form(_generalized, (q,), weight=weight),
+        input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        backend=backend,
     )  # fmt: skip
 
 
@@ -325,6 +259,7 @@ def symmetric_cross_entropy_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Cross entropy plus its reverse, which labels cannot drive far when they are wrong.
@@ -342,6 +277,7 @@ def symmetric_cross_entropy_loss(
         reduction: ``"mean"`` (over the weights of the labels that take part), ``"sum"``, ``"none"``:
             ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
 
     >>> value = symmetric_cross_entropy_loss(torch.zeros(1, 2), torch.tensor([0]))
@@ -350,10 +286,10 @@ def symmetric_cross_entropy_loss(
 
     Source: Wang et al. 2019, "Symmetric cross entropy for robust learning with noisy labels", eq. 5 to 7.
     """
-    return _rows(
-        input, target, _unchanged, lambda g: alpha * _softplus(g) - beta * log_zero * torch.sigmoid(g),
-        weight=weight, ignore_index=ignore_index, reduction=reduction, empty=empty,
-        sample_weight=sample_weight,
+    return row_loss(
+        Form(_symmetric, (alpha, -beta * log_zero), weight=weight),
+        input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
+        backend=backend,
     )  # fmt: skip
 
 

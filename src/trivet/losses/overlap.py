@@ -2,110 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from trivet.errors import DataError, InputError
-from trivet.losses.contract import Loss, check_choice, check_labels, reduce, widen
+from trivet.errors import DataError
+from trivet.losses.contract import Loss, check_choice, reduce
+from trivet.losses.regionwise import Regions, region_sums
 
 __all__ = [
     "DiceLoss",
     "FocalTverskyLoss",
     "JaccardLoss",
-    "Regions",
     "TverskyLoss",
     "dice_loss",
     "focal_tversky_loss",
     "jaccard_loss",
-    "region_sums",
     "tversky_loss",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """Sums over pixels, each ``(images or 1, classes)``: shared, predicted, true, and pixels that count."""
-
-    shared: Tensor
-    predicted: Tensor
-    true: Tensor
-    pixels: Tensor
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Every process has the same loss of the summed statistics; DDP's average of gradients is then exact."""
-
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> Tensor:
-        total: Tensor = given[0].clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        total: Tensor = _SumOverProcesses.apply(upstream[0])  # type: ignore[no-untyped-call]
-        return total
-
-
-def _one_hot(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Return the target as ``(batch, classes, ...)`` and where it takes part ``(batch, 1, ...)``."""
-    if target.shape == input.shape:
-        if target.is_floating_point() or target.dtype == torch.bool:
-            return target.to(torch.float32), torch.ones_like(target[:, :1], dtype=torch.bool)
-        target = target[:, 0] if input.shape[1] == 1 else target
-    if target.shape != input.shape[:1] + input.shape[2:]:
-        raise DataError(
-            f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are (batch, classes, "
-            "...) with labels (batch, ...) or probabilities of input's shape"
-        )
-    kept = target != ignore_index
-    if input.shape[1] == 1:
-        return torch.where(kept, target, 0)[:, None].to(torch.float32), kept[:, None]
-    check_labels(target, input.shape[1], ignore_index)
-    label = torch.where(kept, target.long(), 0)
-    classes = torch.arange(input.shape[1], device=label.device).view(-1, *(1,) * (label.ndim - 1))
-    return (label[:, None] == classes).to(torch.float32), kept[:, None]
-
-
-def region_sums(
-    input: Tensor,
-    target: Tensor,
-    *,
-    multilabel: bool = False,
-    pooling: str = "image",
-    ignore_index: int = -100,
-    mask: Tensor | None = None,
-    gather: bool = False,
-    squared: bool = False,
-) -> Regions:
-    """Return the sums of shared, predicted and true mass; ``pooling="batch"`` adds up the batch.
-
-    ``squared`` sums the squares of predicted and true probabilities.
-    """
-    check_choice("pooling", pooling, ("image", "batch"))
-    if gather and pooling != "batch":
-        raise InputError("gather=True with pooling='image'; sums over processes need pooling='batch'")
-    if input.ndim < 2:
-        raise DataError(f"input has shape {tuple(input.shape)}; allowed are logits (batch, classes, ...)")
-    logits = widen(input)
-    p = logits.sigmoid() if multilabel or input.shape[1] == 1 else logits.softmax(1)
-    t, kept = _one_hot(input, target, ignore_index)
-    t = t.to(p.dtype)
-    if mask is not None:
-        kept = kept & (mask if mask.ndim == input.ndim else mask[:, None]).bool()
-    p, t = torch.where(kept, p, 0), torch.where(kept, t, 0)
-    predicted, true = (p * p, t * t) if squared else (p, t)
-    parts = (p * t, predicted, true, kept.to(p.dtype).expand_as(p))
-    sums = torch.stack([part.flatten(2).sum(2) if part.ndim > 2 else part for part in parts])
-    if pooling == "batch":
-        sums = sums.sum(1, keepdim=True)
-    if gather:
-        sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
-    return Regions(*sums)
 
 
 def _finish(
@@ -159,6 +72,7 @@ def dice_loss(
     gather: bool = False,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""One minus the soft Dice coefficient of each class: overlap matters, however small the region.
@@ -184,6 +98,7 @@ def dice_loss(
         reduction: ``"mean"`` and ``"sum"`` over images, ``"none"``: ``(images,)``, one with
             ``pooling="batch"``.
         empty: value when no pixel takes part, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each image ``(batch,)``.
 
     >>> half = torch.zeros(1, 1, 4), torch.tensor([[1, 1, 0, 0]])
@@ -197,7 +112,7 @@ def dice_loss(
         pooling, smooth = "batch", 0.0
     regions = region_sums(
         input, target, multilabel=multilabel, pooling=pooling, ignore_index=ignore_index, mask=mask,
-        gather=gather, squared=convention == "vnet",
+        gather=gather, squared=convention == "vnet", backend=backend,
     )  # fmt: skip
     smooth = 2 * smooth if convention == "optax" else smooth
     values = 1 - _ratio(2 * regions.shared + smooth, regions.predicted + regions.true + smooth)
@@ -224,6 +139,7 @@ def jaccard_loss(
     gather: bool = False,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""One minus the soft intersection over union of each class.
@@ -248,6 +164,7 @@ def jaccard_loss(
         reduction: ``"mean"`` and ``"sum"`` over images, ``"none"``: ``(images,)``, one with
             ``pooling="batch"``.
         empty: value when no pixel takes part, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each image ``(batch,)``.
 
     >>> half = torch.zeros(1, 1, 4), torch.tensor([[1, 1, 0, 0]])
@@ -262,6 +179,7 @@ def jaccard_loss(
         ignore_index=ignore_index,
         mask=mask,
         gather=gather,
+        backend=backend,
     )
     union = regions.predicted + regions.true - regions.shared
     values = 1 - _ratio(regions.shared + smooth, union + smooth)
@@ -293,6 +211,7 @@ def tversky_loss(
     gather: bool = False,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Overlap with a price for each kind of mistake: ``alpha`` for false positives, ``beta`` for false
@@ -319,6 +238,7 @@ def tversky_loss(
         reduction: ``"mean"`` and ``"sum"`` over images, ``"none"``: ``(images,)``, one with
             ``pooling="batch"``.
         empty: value when no pixel takes part, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each image ``(batch,)``.
 
     >>> half = torch.zeros(1, 1, 4), torch.tensor([[1, 0, 0, 0]])
@@ -335,6 +255,7 @@ def tversky_loss(
         ignore_index=ignore_index,
         mask=mask,
         gather=gather,
+        backend=backend,
     )
     return _finish(
         1 - _tversky_index(regions, alpha, beta, smooth), regions, classes=classes,
@@ -362,6 +283,7 @@ def focal_tversky_loss(
     gather: bool = False,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Tversky loss bent so that classes already found well keep a gradient.
@@ -386,6 +308,7 @@ def focal_tversky_loss(
         ignore_index=ignore_index,
         mask=mask,
         gather=gather,
+        backend=backend,
     )
     missing = 1 - _tversky_index(regions, alpha, beta, smooth)
     power = 1 / gamma if convention == "paper" else gamma

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from trivet.errors import BackendError, InputError, unknown_name
-from trivet.kernels import cpu, multi_tensor
+from trivet.kernels import cpu, gpu, multi_tensor, multi_tensor_gpu
 from trivet.kernels.binding import Rule, parameters
 
 __all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step"]
@@ -205,7 +205,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
     def _batches(self, group: dict[str, Any], params: list[Tensor]) -> _Batches:
         """Sort parameters into tables of one kind each, and those that go through the reference."""
         names = self.states(group)
-        kinds: dict[tuple[torch.dtype, ...], list[Tensor]] = {}
+        kinds: dict[tuple[object, ...], list[Tensor]] = {}
         owned = []
         for param in params:
             state = self._state_of(group, param, names)
@@ -214,7 +214,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         others = []
         for index, (param, own) in enumerate(zip(params, owned, strict=True)):
             if self._executes(own, index in shared):
-                kinds.setdefault(tuple(tensor.dtype for tensor in own), []).append(param)
+                kinds.setdefault((own[0].device, *(tensor.dtype for tensor in own)), []).append(param)
             else:
                 others.append(param)
         rule = self.rule(group)
@@ -228,7 +228,11 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         plain = [list(map(_plain, column)) for column in (params, *(columns[name] for name in names))]
         simple = not any(p.is_complex() or hasattr(p, "to_local") for p in params)
         steps = multi_tensor.addresses(columns.get("step", []))
-        return _Table(params, states, columns, multi_tensor.Table(rule, plain), steps, simple)
+        kernel = multi_tensor_gpu.Table if self._on_gpu(plain[0][0]) else multi_tensor.Table
+        return _Table(params, states, columns, kernel(rule, plain), steps, simple)
+
+    def _on_gpu(self, tensor: Tensor) -> bool:
+        return self.backend == "triton" or (self.backend == "auto" and tensor.device.type == "cuda")
 
     def _executes(self, own: list[Tensor], shared: bool) -> bool:
         """Return whether the kernel takes these; a backend that was named and cannot raises."""
@@ -238,7 +242,10 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
             raise BackendError(
                 f"backend={self.backend!r} cannot run in a forked process; start it by 'spawn', or use backend='auto'"
             )
-        fits = self.backend != "triton" and multi_tensor.fits(own) and not shared
+        if self._on_gpu(own[0]):
+            fits = multi_tensor_gpu.fits(own) and not shared
+            return gpu.takes(fits, self.backend == "triton", "update a parameter", own[0])
+        fits = multi_tensor.fits(own) and not shared
         if not fits and self.backend != "auto":
             raise BackendError(
                 f"backend={self.backend!r} cannot update a parameter of {own[0].dtype} on {own[0].device} with strides "

@@ -68,7 +68,7 @@ def page(name: str) -> str:
 
 
 def documentation(name: str) -> str:
-    """Return a part's own documentation; for a loss, the function's, which holds the formula, and conventions."""
+    """Return a part's documentation; for a loss, that of its function, and where frameworks disagree about it."""
     text = inspect.getdoc(_part(name)) or ""
     function = getattr(losses, name, None) if name in losses.catalogue() else None
     explained = inspect.getdoc(function) or "" if function is not None else ""

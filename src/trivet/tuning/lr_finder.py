@@ -6,7 +6,8 @@
    there before, and whether any rate can be told from another.
 2. *Short runs.* A few rates half a decade apart, walking to where they get better, each with a run of its own that is
    warmed up and decays to nothing, judged on held-out data. The pick is the centre of the rates that these runs cannot
-   tell apart, on the log scale: steadier than the best of five noisy values (docs/decisions/070).
+   tell apart, on the log scale: steadier than the best of five noisy values; and a little lower, because the run is
+   longer than they are (docs/decisions/070).
 
 When the sweeps disagree, or the loss never moved, the finder abstains and says why: the rate that was there stays.
 """
@@ -47,6 +48,9 @@ LEAST_DROP = 0.02
 SHORT_RUNS, STRIDE = 5, 10**0.5
 # Rates whose held-out loss is this close to the best, relative to it, are as good as the best.
 ALIKE = 0.1
+# A run twelve times as long wants a lower rate than a short one, in decades: measured in benchmarks/lr_horizon.py on 13
+# cells outside of the finder's benchmark, where it ranged from -0.6 to 0.9.
+HORIZON = -0.15
 
 
 class LRRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,10 +282,11 @@ def _next_stride(tried: Mapping[int, float]) -> int:
 
 
 def settle(found: LRRange, tried: Sequence[tuple[float, float]]) -> LRRange:
-    """Pick the centre of the rates that the short runs cannot tell apart: weights exp(-(loss - best) / alike).
+    """Pick the centre of the rates that the short runs cannot tell apart, moved by `HORIZON`.
 
-    `alike` is a tenth of the best loss. Infinite losses do not count; with fewer than three finite ones the pick stays
-    with the sweeps, and confidence is halved.
+    The centre is a mean on the log scale with weights exp(-(loss - best) / alike), where alike is a tenth of the best
+    loss. Infinite losses do not count; with fewer than three finite ones the pick stays with the sweeps, and confidence
+    is halved.
     """
     finite = [(math.log10(rate), loss) for rate, loss in tried if math.isfinite(loss)]
     if len(finite) < 3:
@@ -295,7 +300,7 @@ def settle(found: LRRange, tried: Sequence[tuple[float, float]]) -> LRRange:
     weights = [math.exp(-(loss - best) / alike) for _, loss in finite]
     centre = sum(w * x for w, (x, _) in zip(weights, finite, strict=True)) / sum(weights)
     ceiling = math.log10(found.edge / 2) if found.edge is not None else math.inf
-    rate = float(f"{10 ** min(centre, ceiling):.2g}")
+    rate = float(f"{10 ** min(centre + HORIZON, ceiling):.2g}")
     alike_rates = [10**x for w, (x, _) in zip(weights, finite, strict=True) if w > math.exp(-1)]
     # Best at an end of what was tried: the true best may lie beyond.
     bracketed = best < min(finite[0][1], finite[-1][1]) or len(finite) < len(tried)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Value = Tensor | float
 
@@ -50,8 +49,9 @@ def sign(x: Value) -> Tensor:
 
 
 def softplus(x: Value) -> Tensor:
-    # torch's own softplus becomes x above a threshold, which loses digits in float64.
-    return F.relu(_tensor(x)) - F.logsigmoid(torch.abs(_tensor(x)))
+    # torch's own softplus becomes x above a threshold, which loses digits in float64. This one has a slope at 0 too.
+    wide = _tensor(x)
+    return torch.logaddexp(wide, torch.zeros_like(wide))
 
 
 def sqrt(x: Value) -> Tensor:
