@@ -84,6 +84,12 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"convention": "keras"},
             {"weight": _WEIGHT},
         ),
+        Convention(
+            "Keras, smoothed",
+            "smoothing does not touch class weights: each row's smoothed loss is weighted by its label's class",
+            {"convention": "keras"},
+            {"weight": _WEIGHT, "label_smoothing": 0.1},
+        ),
     ),
     "dice_loss": (
         Convention("MONAI", "no difference: ratios for each image and class, smooth=1e-5 added to both sides"),
@@ -99,6 +105,8 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"convention": "optax"},
             {"smooth": 1.0},
         ),
+        Convention("kornia", "one ratio for all classes of an image", {"convention": "kornia", "smooth": 0.0}),
+        Convention("Keras", "one ratio for all classes of the batch", {"convention": "keras", "smooth": 1e-7}),
     ),
     "focal_loss": (
         Convention("torchvision, MONAI, Keras (binary)", "no difference: alpha on positives, 1 - alpha on negatives"),
@@ -107,7 +115,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
     "focal_tversky_loss": (
         Convention(
             "segmentation-models-pytorch",
-            "gamma is the power itself, and not its inverse",
+            "pools the batch, and gamma is the power of the mean over classes",
             {"convention": "smp"},
             {"gamma": 2.0},
         ),
@@ -117,6 +125,14 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
         Convention("torch, Keras, optax", "no difference; it is delta times their Smooth L1 of beta = delta"),
     ),
     "info_nce_loss": (Convention("lightly", "another default temperature, 0.5", {"temperature": 0.5}),),
+    "jaccard_loss": (
+        Convention(
+            "segmentation-models-pytorch",
+            "pools the batch, no smoothing, a class absent from the target counts as 0 in the mean",
+            {"convention": "smp"},
+            {"smooth": 1.0},
+        ),
+    ),
     "kl_div_loss": (
         Convention(
             "Liger",
@@ -146,6 +162,18 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"log_input": False, "eps": 1e-7},
         ),
     ),
+    "softmax_focal_loss": (
+        Convention(
+            "Keras (categorical)",
+            "the mean divides by the number of rows; alpha is one weight for every class",
+            {"convention": "keras", "weight": torch.full((4,), 0.25)},
+        ),
+        Convention(
+            "MONAI, kornia",
+            "the mean divides by rows times classes; alpha weighs every class but the first, which has 1 - alpha",
+            {"convention": "monai", "weight": torch.tensor([0.75, 0.25, 0.25, 0.25])},
+        ),
+    ),
     "supervised_contrastive_loss": (
         Convention(
             "pytorch-metric-learning (NTXentLoss)",
@@ -170,6 +198,14 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             "a positive pair without a semi-hard negative takes the farthest one",
             {"convention": "tensorflow"},
             {"mining": "semi_hard"},
+        ),
+    ),
+    "tversky_loss": (
+        Convention(
+            "segmentation-models-pytorch",
+            "pools the batch, no smoothing, a class absent from the target counts as 0 in the mean",
+            {"convention": "smp"},
+            {"alpha": 0.3, "beta": 0.7},
         ),
     ),
 }
