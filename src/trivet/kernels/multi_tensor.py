@@ -18,7 +18,7 @@ from torch import Tensor
 from trivet.kernels import cpu
 from trivet.kernels.binding import Rule, on_host, parameters
 
-__all__ = ["Table", "addresses", "advance", "fits", "overlapping"]
+__all__ = ["Table", "addresses", "advance", "cut", "fits", "multiply", "overlapping"]
 
 CHUNK = 1 << 16  # elements: short enough to share evenly, long enough that its start costs nothing
 START = 64  # what starting a chunk costs, in elements
@@ -93,7 +93,7 @@ class Table:
         self.dtypes = tuple(column[0].dtype for column in columns)
         self.flat = all(tensor.is_contiguous() for tensor in columns[0])
         self.rule = rule
-        self.chunks = _cut(self.sizes)
+        self.chunks = cut(self.sizes)
         self.elements = sum(self.sizes)
         self._bounds: dict[int, NDArray[np.int64]] = {}
 
@@ -148,7 +148,7 @@ class Table:
         return self._bounds[workers]
 
 
-def _cut(sizes: Sequence[int]) -> NDArray[np.int64]:
+def cut(sizes: Sequence[int]) -> NDArray[np.int64]:
     """Cut tensors of these sizes into rows of (tensor, offset, size), in elements."""
     rows = [
         (tensor, offset, min(CHUNK, size - offset))
@@ -179,12 +179,19 @@ def addresses(tensors: Sequence[Tensor]) -> NDArray[np.int64]:
 def advance(steps: NDArray[np.int64]) -> NDArray[np.float64]:
     """Add 1 to the step count (float32, on the CPU) at each of these addresses and return them all, in one call."""
     counts = np.empty(steps.size)
-    cpu.call(_advance(), steps, counts)
+    cpu.call(_counting().advance, steps, counts)
     return counts
 
 
+def multiply(numbers: Sequence[Tensor], by: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply each number (float32, on the CPU) by its factor and return the products, in one call."""
+    products = np.array(by, dtype=np.float64)
+    cpu.call(_counting().multiply, np.fromiter(map(Tensor.data_ptr, numbers), np.int64, len(numbers)), products)
+    return products
+
+
 @functools.cache
-def _advance():  # type: ignore[no-untyped-def]
+def _counting():  # type: ignore[no-untyped-def]
     source = """
 @kernel
 def advance(pointers, counts):
@@ -192,8 +199,16 @@ def advance(pointers, counts):
         step = view_float32(pointers[k], 1)
         step[0] += np.float32(1.0)
         counts[k] = step[0]
+
+
+@kernel
+def multiply(pointers, products):
+    for k in range(products.size):
+        number = view_float32(pointers[k], 1)
+        number[0] *= products[k]
+        products[k] = number[0]
 """
-    return cpu.module(source, "float32").advance
+    return cpu.module(source, "float32")
 
 
 @functools.cache

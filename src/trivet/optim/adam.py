@@ -11,6 +11,7 @@ from torch import Tensor
 from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+from trivet.optim.hyperparameters import Convention, one_of
 
 __all__ = ["Adam", "AdamW"]
 
@@ -64,7 +65,12 @@ class Adam(ElementwiseOptimizer):
         m &\leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
         \theta &\leftarrow \theta - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    States, as torch's: `step`, `exp_avg`, `exp_avg_sq`, and `max_exp_avg_sq` with `amsgrad`.
+    *Memory*: two states, `exp_avg` and `exp_avg_sq` (8 bytes a parameter in float32), a third with `amsgrad`
+    (`max_exp_avg_sq`), and `step`.
+    *When*: coordinates of unlike scale, noisy or sparse gradients. *When not*: together with weight decay, for which
+    there is `AdamW`; where memory is short (`Lion`, `Adafactor`).
+    *Failure*: the second moment lags behind a sudden larger gradient, which gives a spike: lower :math:`\beta_2`, warm
+    up, or clip.
 
     Args:
         params: parameters, or groups of them.
@@ -77,6 +83,9 @@ class Adam(ElementwiseOptimizer):
             without effect, the last two raise.
         maximize: climb instead of descend.
         decoupled_weight_decay: multiply the parameter by :math:`1 - \eta \lambda` instead, as `AdamW` does.
+        convention: "torch" (also optax's); "keras": :math:`\epsilon` is added before the root's bias is corrected
+            (its default is 1e-7); "paper": a decoupled decay is multiplied by the schedule's factor alone, not by
+            the base rate (`initial_lr`, which schedulers set): :math:`\lambda` is then about 1000 times smaller.
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -104,6 +113,7 @@ class Adam(ElementwiseOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        convention: Convention = "torch",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -118,8 +128,13 @@ class Adam(ElementwiseOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "convention": convention,
         }
         super().__init__(params, defaults, backend=backend)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        one_of("convention", group.get("convention", "torch"), ("torch", "optax", "keras", "paper"))
 
     def rule(self, group: Mapping[str, Any]) -> Any:
         return amsgrad if group["amsgrad"] else adam
@@ -130,14 +145,16 @@ class Adam(ElementwiseOptimizer):
     def numbers(self, group: Mapping[str, Any], step: Step) -> dict[str, Number]:
         beta1, beta2 = map(float, group["betas"])
         lr, decay = float(group["lr"]), float(group["weight_decay"])
-        decoupled = group.get("decoupled_weight_decay", False)
+        decoupled, convention = group.get("decoupled_weight_decay", False), group.get("convention", "torch")
+        root = 1 / np.sqrt(1 - beta2**step)
+        factor = lr / float(group.get("initial_lr", lr) or 1.0) if convention == "paper" else lr
         return {
             "rate": lr / (1 - beta1**step),
             "beta1": beta1,
             "beta2": beta2,
-            "eps": group["eps"],
-            "root": 1 / np.sqrt(1 - beta2**step),
-            "shrink": 1 - lr * decay if decoupled else 1.0,
+            "eps": group["eps"] * root if convention == "keras" else group["eps"],
+            "root": root,
+            "shrink": 1 - factor * decay if decoupled else 1.0,
             "couple": 0.0 if decoupled else decay,
         }
 
@@ -145,7 +162,19 @@ class Adam(ElementwiseOptimizer):
 class AdamW(Adam):
     r"""Adam with decoupled weight decay: :math:`\theta` is first multiplied by :math:`1 - \eta \lambda`.
 
-    All else is as in `Adam`; the decay does not pass through the moments.
+    .. math::
+        \theta \leftarrow \theta (1 - \eta \lambda) -
+            \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    The moments are Adam's; the decay does not pass through them.
+
+    *Memory*: as Adam. *When*: the first choice for transformers, fine-tuning and tables. *When not*: memory is short.
+    *Failure*: as Adam; decay on biases and norm scales hurts the fit (`param_groups`).
+
+    Args:
+        params, lr, betas, eps, amsgrad, maximize, foreach, fused, capturable, differentiable, convention, backend: as
+            in `Adam`.
+        weight_decay: :math:`\lambda`, multiplied by the rate.
 
     >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -171,6 +200,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        convention: Convention = "torch",
         backend: Backend = "auto",
     ) -> None:
         super().__init__(
@@ -186,5 +216,6 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            convention=convention,
             backend=backend,
         )

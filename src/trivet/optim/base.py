@@ -22,8 +22,11 @@ from torch._compile import _disable_dynamo
 from trivet.errors import BackendError, InputError, unknown_name
 from trivet.kernels import cpu, gpu, multi_tensor, multi_tensor_gpu
 from trivet.kernels.binding import Rule, parameters
+from trivet.optim.checkpoints import fitted, restore_types
+from trivet.optim.guard import Guarded
+from trivet.optim.hyperparameters import check_common
 
-__all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step"]
+__all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step", "filled"]
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 Backend = Literal["auto", "torch", "cpu", "triton"]
@@ -66,15 +69,17 @@ class _Batches:
     others: list[Tensor]
 
 
-class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
+class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
     """An optimizer whose update of one element depends on that element's own gradient and states alone.
 
     A subclass gives `rule`, `states` and `numbers`; `counts_steps` says whether torch's optimizer of that name keeps
-    `step`. Complex parameters are updated as pairs of reals, halves are computed in float32, and FSDP2's
-    parameters are updated on the local shard.
+    `step`, and `counters` names other states that are one number per parameter, with their first values. Complex
+    parameters are updated as pairs of reals, halves are computed in float32, and FSDP2's parameters are updated on
+    the local shard.
     """
 
     counts_steps: ClassVar[bool] = True
+    counters: ClassVar[dict[str, float]] = {}
 
     def __init__(self, params: Params, defaults: dict[str, Any], *, backend: Backend = "auto") -> None:
         if backend not in ("auto", "torch", "cpu", "triton"):
@@ -83,6 +88,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         self._cached: dict[int, _Batches] = {}
         self._new: set[Tensor] = set()  # parameters whose state was made in this step
         self._seen = False  # whether anyone else may hold a state's tensor
+        self._unguarded()
         super().__init__(params, defaults)
 
     @abc.abstractmethod
@@ -124,6 +130,17 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         finally:
             self._seen = seen
 
+    def counted(self, group: Mapping[str, Any], step: Step, counters: Mapping[str, list[Tensor]]) -> dict[str, Number]:
+        """Move the `counters` on by one step and return all of the rule's numbers; without counters, `numbers`."""
+        return self.numbers(group, step)
+
+    def begin(self, group: dict[str, Any]) -> None:
+        """Do what is due once per step and group, before its numbers are asked for; by default nothing."""
+
+    def initial(self, name: str, group: Mapping[str, Any], param: Tensor) -> Tensor:
+        """Return a state's tensor before the first update; by default zeros."""
+        return torch.zeros_like(param, memory_format=torch.preserve_format)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         try:
@@ -134,12 +151,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
-        for name in ("lr", "eps", "weight_decay"):
-            if name in group and not float(group[name]) >= 0:
-                raise InputError(f"{name} = {group[name]} must be at least 0")
-        for beta in group.get("betas", ()):
-            if not 0 <= float(beta) < 1:
-                raise InputError(f"betas = {tuple(group['betas'])} must each lie in [0, 1)")
+        check_common(group)
         for name in ("capturable", "differentiable"):
             if group.get(name):
                 raise InputError(f"{name}=True is not offered; use torch.optim.{type(self).__name__} for it")
@@ -147,14 +159,22 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
     def __getstate__(self) -> dict[str, Any]:
         seen = self._seen
         state = dict(super().__getstate__())
+        own = ("backend", "_guard", "gradient_norm", "skipped_steps")
         self._seen = seen
-        return state | {"backend": self.backend}
+        return state | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._seen = False
+        self._unguarded()
         super().__setstate__(state)
         self._cached, self._new = {}, set()  # addresses are of this process and of these tensors
         self.__dict__.setdefault("backend", "auto")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of ours or of torch's optimizer of this name; see `trivet.optim.checkpoints`."""
+        state_dict = fitted(self.param_groups, state_dict)
+        super().load_state_dict(state_dict)
+        restore_types(self, state_dict)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -167,8 +187,9 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            for index, group in enumerate(self.param_groups):
-                self._step_group(index, group)
+            if self._admits():
+                for index, group in enumerate(self.param_groups):
+                    self._step_group(index, group)
         return loss
 
     # A compiled graph is broken here: Dynamo cannot follow a kernel, which is no slower than what Inductor makes.
@@ -181,6 +202,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
             grads = [p.grad for p in params]
         if not params:
             return
+        self.begin(group)
         batches = self._cached.get(index)
         if batches is None or not self._stands(batches, group, params):
             batches = self._cached[index] = self._batches(group, params)
@@ -223,7 +245,7 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
 
     def _table(self, rule: Rule, params: list[Tensor], names: Sequence[str]) -> _Table:
         states = [self._state[param] for param in params]
-        kept = (*names, "step") if self.counts_steps else names
+        kept = (*names, *self.counters, *(("step",) if self.counts_steps else ()))
         columns = {name: [state[name] for state in states] for name in kept}
         plain = [list(map(_plain, column)) for column in (params, *(columns[name] for name in names))]
         simple = not any(p.is_complex() or hasattr(p, "to_local") for p in params)
@@ -258,19 +280,19 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         state: dict[str, Any] = self._state[param] if names or self.counts_steps else {}
         for name in names:
             if state.get(name) is None:
-                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                state[name] = self.initial(name, group, param)
                 self._new.add(param)
-        if self.counts_steps:
-            step = state.get("step", 0.0)
-            if not (isinstance(step, Tensor) and step.dtype == torch.float32 and step.device.type == "cpu"):
-                state["step"] = torch.tensor(float(step), dtype=torch.float32)
+        for name, first in (self.counters | {"step": 0.0} if self.counts_steps else self.counters).items():
+            count = state.get(name, first)
+            if not (isinstance(count, Tensor) and count.dtype == torch.float32 and count.device.type == "cpu"):
+                state[name] = torch.tensor(float(count), dtype=torch.float32)
         return state
 
     def _run_table(self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor]) -> None:
         if not (table.simple and _ready(grads)):
             grads = _gradients(grads)
         steps = multi_tensor.advance(table.steps) if self.counts_steps else self._uncounted(table.params)
-        scalars = self._scalars(group, steps)
+        scalars = self._scalars(group, steps, {name: table.columns[name] for name in self.counters})
         table.kernel.run(grads, scalars)
 
     def _uncounted(self, params: Sequence[Tensor]) -> Step:
@@ -281,14 +303,16 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
             self._new.difference_update(params)
         return steps
 
-    def _scalars(self, group: Mapping[str, Any], steps: Step) -> NDArray[np.float64]:
+    def _scalars(
+        self, group: Mapping[str, Any], steps: Step, counters: Mapping[str, list[Tensor]]
+    ) -> NDArray[np.float64]:
         """Return a row for each of the rule's numbers and one for the gradient's sign, a column per tensor."""
-        numbers = self.numbers(group, steps)
+        numbers = self.counted(group, steps, counters)
         names = parameters(self.rule(group))[2 + len(self.states(group)) :]
         scalars = np.empty((len(names) + 1, len(steps)))
         for row, name in zip(scalars, names, strict=False):
             row[:] = numbers[name]
-        scalars[-1] = -1.0 if group.get("maximize") else 1.0
+        scalars[-1] = -self._scale if group.get("maximize") else self._scale
         return scalars
 
     def _run_reference(self, group: Mapping[str, Any], param: Tensor) -> None:
@@ -299,7 +323,8 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         if self.counts_steps:
             state["step"] += 1
         steps = np.array([float(state["step"])]) if self.counts_steps else self._uncounted([param])
-        *numbers, sign = self._scalars(group, steps)[:, 0].tolist()
+        counters = {name: [state[name]] for name in self.counters}
+        *numbers, sign = self._scalars(group, steps, counters)[:, 0].tolist()
         own = [_plain(param), *(_plain(state[name]) for name in self.states(group))]
         wide = torch.promote_types(own[0].dtype, torch.float32)
         results = self.rule(group)(
@@ -307,6 +332,12 @@ class ElementwiseOptimizer(torch.optim.Optimizer, abc.ABC):
         )
         for tensor, result in zip(own, results if isinstance(results, tuple) else (results,), strict=True):
             tensor.copy_(result)
+
+
+def filled(param: Tensor, value: float) -> Tensor:
+    """Return a state like the parameter, every real number in it the same."""
+    number = complex(value, value) if param.is_complex() else value
+    return torch.full_like(param, number, memory_format=torch.preserve_format)
 
 
 def _same(before: Sequence[object], now: Iterable[object]) -> bool:

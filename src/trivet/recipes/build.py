@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import RecipeError
-from trivet.optim import param_groups
+from trivet.optim import clip_norm_, clip_value_, param_groups
 from trivet.recipes.catalogue import loss_class, optimizer_class, parameters_of
 from trivet.schedules import Scheduler
 from trivet.schedules import parse as parse_schedule
@@ -34,10 +34,8 @@ class Clip:
     def __call__(self, model: nn.Module) -> Tensor | None:
         parameters = [p for p in model.parameters() if p.grad is not None]
         if self.value is not None:
-            nn.utils.clip_grad_value_(parameters, self.value)
-        if self.norm is None:
-            return None
-        return nn.utils.clip_grad_norm_(parameters, self.norm)
+            clip_value_(parameters, self.value)
+        return None if self.norm is None else clip_norm_(parameters, self.norm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +105,8 @@ def base_lr(recipe: Recipe) -> float:
 
 
 def _groups(recipe: Recipe, model: nn.Module, cls: type) -> Iterable[Tensor] | list[dict[str, object]]:
-    if not recipe.groups:
+    roles = bool(getattr(cls, "wants_roles", False))
+    if not recipe.groups and not roles:
         return [p for p in model.parameters() if p.requires_grad]
     families = recipe.groups.get("no_decay", [])
     layer_decay = recipe.groups.get("layer_decay", 1.0)
@@ -117,6 +116,7 @@ def _groups(recipe: Recipe, model: nn.Module, cls: type) -> Iterable[Tensor] | l
         lr=_number(recipe, cls, "lr"),
         no_decay=tuple(families) if isinstance(families, list) else (),
         layer_decay=float(layer_decay) if not isinstance(layer_decay, list) else 1.0,
+        roles=roles,
     )
 
 

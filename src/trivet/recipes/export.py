@@ -196,7 +196,7 @@ def _optimizer(recipe: Recipe, imports: list[str]) -> str:
         for key, value in recipe.optimizer.items()
         if key != "name"
     }
-    in_torch = getattr(torch.optim, name, None)
+    in_torch = getattr(torch.optim, name, None) if name != "Muon" else None  # torch's takes matrices alone
     if in_torch is None or not all(key in inspect.signature(in_torch).parameters for key in arguments):
         imports.append("import trivet.optim  # torch has no such optimizer")
         owner = "trivet.optim"
@@ -204,18 +204,22 @@ def _optimizer(recipe: Recipe, imports: list[str]) -> str:
         owner = "torch.optim"
     optimizer_class(name)
     if not recipe.groups:
-        return f"    return {_call(f'{owner}.{name}', {'params': 'model.parameters()'} | arguments)}"
-    if recipe.groups.get("layer_decay", 1.0) != 1.0:
+        # Muon takes the model itself, to see which of its parameters are hidden matrices.
+        what = "model" if getattr(optimizer_class(name), "wants_roles", False) else "model.parameters()"
+        return f"    return {_call(f'{owner}.{name}', {'params': what} | arguments)}"
+    routed = getattr(optimizer_class(name), "wants_roles", False)
+    if recipe.groups.get("layer_decay", 1.0) != 1.0 or routed:
         if "import trivet.optim" not in "".join(imports):
             imports.append("import trivet.optim  # for the layer-wise rates")
-        groups = {
-            "model": "model",
+        options: dict[str, object] = {
             "weight_decay": arguments.get("weight_decay", "0.0"),
             "lr": arguments["lr"],
+            "no_decay": tuple(recipe.groups.get("no_decay", [])),  # type: ignore[arg-type]
+            "layer_decay": repr(recipe.groups.get("layer_decay", 1.0)),
         }
-        groups["layer_decay"] = repr(recipe.groups["layer_decay"])
-        del groups["model"]
-        call = f"trivet.optim.param_groups(model, {', '.join(f'{k}={v}' for k, v in groups.items())})"
+        if routed:
+            options["roles"] = True
+        call = f"trivet.optim.param_groups(model, {', '.join(f'{k}={v}' for k, v in options.items())})"
         return f"    return {_call(f'{owner}.{name}', {'params': call} | arguments)}"
     return _grouped(recipe, f"{owner}.{name}", arguments)
 
@@ -224,7 +228,7 @@ def _grouped(recipe: Recipe, name: str, arguments: dict[str, object]) -> str:
     families = recipe.groups.get("no_decay", [])
     assert isinstance(families, list)
     tests = {
-        "bias": "name == 'bias'",
+        "bias": "name == 'bias' or (parameter.ndim < 2 and 'Norm' not in type(module).__name__)",
         "norm": "'Norm' in type(module).__name__",
         "embedding": "isinstance(module, nn.Embedding)",
     }
