@@ -34,6 +34,7 @@ bench: $(VENV)/.ready
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.conformance
 
 clean:
 	rm -rf $(VENV) $(CORE) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist

@@ -1,7 +1,16 @@
-"""What pytest must not import where a part's own library is absent (the core alone has no Triton)."""
+"""What pytest must not import where a part's own library is absent, and the name that every example may use."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
+import pytest
+import torch
+
+# The core alone has no Triton.
 collect_ignore_glob = [] if find_spec("triton") else ["src/trivet/kernels/*gpu*", "src/trivet/kernels/xp/gpu.py"]
+
+
+@pytest.fixture(autouse=True)
+def _torch(doctest_namespace: dict[str, object]) -> None:
+    doctest_namespace["torch"] = torch

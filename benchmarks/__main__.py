@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # The cheap ones first; the last ones train real models for many minutes.
-TABLES = ("pointwise_losses", "row_losses", "region_losses", "optimizers")
+TABLES = ("pointwise_losses", "row_losses", "region_losses", "pair_losses", "linear_cross_entropy", "optimizers")
 OTHERS = ("schedules", "startup", "loop_overhead", "lr_finder", "main_job")
 
 

@@ -89,7 +89,7 @@ def main() -> None:
             case = compare(contenders, title=title, rounds=11, baseline=baseline, memory=True)
             show(case)
             rows.append(case)
-    if not given.quick and not given.only:
+    if not given.quick:
         store_rows("pair_losses", rows)
 
 

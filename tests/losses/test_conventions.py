@@ -37,6 +37,15 @@ def arcface_of_degrees(x: Tensor, t: Tensor) -> Tensor:
     return F.cross_entropy(64 * torch.where(own, moved, cosine), t)
 
 
+def bce_of_smp(x: Tensor, t: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(x, (1 - t) * 0.1 + t * (1 - 0.1))
+
+
+def bce_of_timm(x: Tensor, t: Tensor) -> Tensor:
+    off = 0.1 / x.shape[-1]
+    return F.binary_cross_entropy_with_logits(x, (1 - 0.1) * t + off)
+
+
 def boundary_of_the_authors(x: Tensor, t: Tensor) -> Tensor:
     foreground = slice(1, None)  # their "idc"
     maps = losses.signed_distance(_one_hot(t, 3).bool())
@@ -79,10 +88,26 @@ def focal_of_keras(x: Tensor, t: Tensor) -> Tensor:
     return (-0.25 * (1 - right) ** 2 * right.log()).mean()
 
 
-def focal_tversky_of_smp(x: Tensor, t: Tensor) -> Tensor:
-    p, y = x.softmax(1).flatten(2), _one_hot(t, 3).flatten(2)
-    shared, wrong, missed = (p * y).sum(2), (p * (1 - y)).sum(2), ((1 - p) * y).sum(2)
-    return ((1 - (shared + 1e-5) / (shared + 0.3 * wrong + 0.7 * missed + 1e-5)) ** 2).mean()
+def _pooled(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return shared, predicted and true mass of each class over the whole batch."""
+    p, y = (v.transpose(0, 1).flatten(1) for v in (x.softmax(1), _one_hot(t, 3)))
+    return (p * y).sum(1), p.sum(1), y.sum(1)
+
+
+def tversky_of_smp(x: Tensor, t: Tensor) -> Tensor:
+    shared, predicted, true = _pooled(x, t)
+    index = shared / (shared + 0.3 * (predicted - shared) + 0.7 * (true - shared))
+    return ((1 - index) * (true > 0)).mean()
+
+
+def jaccard_of_smp(x: Tensor, t: Tensor) -> Tensor:
+    shared, predicted, true = _pooled(x, t)
+    return ((1 - shared / (predicted + true - shared)) * (true > 0)).mean()
+
+
+def focal_of_monai(x: Tensor, t: Tensor) -> Tensor:
+    log_p, alpha = x.log_softmax(1), torch.tensor([0.75, 0.25, 0.25, 0.25], dtype=torch.float64)
+    return (-alpha * (1 - log_p.exp()) ** 2 * log_p * _one_hot(t, 4)).mean()
 
 
 def generalized_of_keras(x: Tensor, t: Tensor) -> Tensor:
@@ -169,6 +194,9 @@ def triplet_of_tensorflow(x: Tensor, t: Tensor) -> Tensor:
 
 ORACLES: dict[tuple[str, str], Formula] = {
     ("arcface_loss", "pytorch-metric-learning"): arcface_of_degrees,
+    ("binary_cross_entropy_with_logits", "torch, MONAI"): F.binary_cross_entropy_with_logits,
+    ("binary_cross_entropy_with_logits", "segmentation-models-pytorch"): bce_of_smp,
+    ("binary_cross_entropy_with_logits", "timm"): bce_of_timm,
     ("boundary_loss", "the authors' code"): boundary_of_the_authors,
     ("contrastive_loss", "pytorch-metric-learning"): contrastive_of_pml,
     ("cosine_embedding_loss", "torch"): lambda x, y: F.cosine_embedding_loss(x, y, torch.ones(len(x))),
@@ -188,7 +216,22 @@ ORACLES: dict[tuple[str, str], Formula] = {
         * F.binary_cross_entropy_with_logits(x, t, reduction="none")
     ).mean(),
     ("focal_loss", "Keras (categorical)"): focal_of_keras,
-    ("focal_tversky_loss", "segmentation-models-pytorch"): focal_tversky_of_smp,
+    ("focal_tversky_loss", "segmentation-models-pytorch"): lambda x, t: tversky_of_smp(x, t) ** 2,
+    ("jaccard_loss", "segmentation-models-pytorch"): jaccard_of_smp,
+    ("softmax_focal_loss", "Keras (categorical)"): lambda x, t: (
+        (-0.25 * (1 - x.softmax(1)) ** 2 * x.log_softmax(1) * _one_hot(t, 4)).sum(1).mean()
+    ),
+    ("softmax_focal_loss", "MONAI, kornia"): focal_of_monai,
+    ("tversky_loss", "segmentation-models-pytorch"): tversky_of_smp,
+    ("cross_entropy", "Keras, smoothed"): lambda x, t: (
+        WEIGHT[t] * -((0.9 * _one_hot(t, 4) + 0.1 / 4) * x.log_softmax(1)).sum(1)
+    ).mean(),
+    ("dice_loss", "kornia"): lambda x, t: (
+        1 - 2 * (x.softmax(1) * _one_hot(t, 3)).sum((1, 2, 3)) / ((x.softmax(1) + _one_hot(t, 3)).sum((1, 2, 3)) + 1e-8)
+    ).mean(),
+    ("dice_loss", "Keras"): lambda x, t: (
+        1 - (2 * (x.softmax(1) * _one_hot(t, 3)).sum() + 1e-7) / ((x.softmax(1) + _one_hot(t, 3)).sum() + 1e-7)
+    ),
     ("generalized_cross_entropy_loss", "Keras"): generalized_of_keras,
     ("huber_loss", "torch, Keras, optax"): F.huber_loss,
     ("info_nce_loss", "lightly"): info_nce_of_lightly,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trivet.errors import DataError
+from trivet.errors import DataError, InputError
 from trivet.losses import embedding, streaming
 
 
@@ -375,3 +375,19 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         embedding.info_nce_loss(x, x[:2])
     with pytest.raises(DataError, match="allowed are 0 to 1"):
         embedding.arcface_loss(x, torch.tensor([0, 1, 2, 0]), prototypes=torch.randn(2, 5))
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    x, y = torch.randn(4, 5), torch.tensor([0, 0, 1, 1])
+    for loss, target in (
+        (embedding.nt_xent_loss, x),
+        (embedding.info_nce_loss, x),
+        (embedding.supervised_contrastive_loss, y),
+    ):
+        for temperature in (0.0, -1.0, math.inf):
+            with pytest.raises(InputError, match="temperature"):
+                loss(x, target, temperature=temperature)
+    with pytest.raises(InputError, match="scale=0"):
+        embedding.cosface_loss(x, y, prototypes=torch.randn(2, 5), scale=0.0)
+    with pytest.raises(DataError, match=r"allowed is \(2,\)"):
+        embedding.arcface_loss(x, y, prototypes=torch.randn(2, 5), weight=torch.ones(3))

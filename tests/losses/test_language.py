@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trivet.errors import DataError
+from trivet.errors import DataError, InputError
 from trivet.losses import language
 from trivet.losses.language import LinearCrossEntropyLoss, linear_cross_entropy, next_token, z_loss
 
@@ -196,3 +196,13 @@ def test_a_label_out_of_range_is_named() -> None:
         linear_cross_entropy(torch.randn(2, 3), torch.randn(5, 3), torch.tensor([0, 9]))
     with pytest.raises(DataError, match="integer labels"):
         linear_cross_entropy(torch.randn(2, 3), torch.randn(5, 3), torch.rand(2))
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    given = torch.randn(2, 3), torch.randn(5, 3), torch.tensor([0, 4])
+    with pytest.raises(DataError, match=r"class weights of shape \(6,\); allowed is \(5,\)"):
+        linear_cross_entropy(*given, weight=torch.ones(6))
+    with pytest.raises(InputError, match=r"label_smoothing=1.5"):
+        linear_cross_entropy(*given, label_smoothing=1.5)
+    with pytest.raises(InputError, match="softcap=0"):
+        linear_cross_entropy(*given, softcap=0.0)

@@ -51,6 +51,7 @@ def binary_cross_entropy_with_logits(
     *,
     pos_weight: Tensor | float = 1.0,
     label_smoothing: float = 0.0,
+    convention: str = "keras",
     mask: Tensor | None = None,
     reduction: str = "mean",
     empty: str = "zero",
@@ -65,7 +66,10 @@ def binary_cross_entropy_with_logits(
         input: logits ``(batch, ...)``.
         target: 0 or 1, or probabilities, of the same shape.
         pos_weight: :math:`w_+`, a number or one for each label ``(labels,)``, broadcast against input.
-        label_smoothing: :math:`\epsilon` moves targets to :math:`t (1 - \epsilon) + \epsilon / 2`, as Keras.
+        label_smoothing: :math:`\epsilon` moves targets to :math:`t (1 - \epsilon) + \epsilon / 2`.
+        convention: what smoothing means. ``"keras"``: as above. ``"smp"`` (segmentation-models-pytorch):
+            :math:`t (1 - 2 \epsilon) + \epsilon`. ``"timm"``: :math:`t (1 - \epsilon) + \epsilon / C` with the
+            C labels of the last axis.
         mask: True where an element takes part ``(batch, ...)``.
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
@@ -77,6 +81,12 @@ def binary_cross_entropy_with_logits(
     """
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
+    check_choice("convention", convention, ("keras", "smp", "timm"))
+    if convention == "smp":
+        label_smoothing = 2 * label_smoothing
+    elif convention == "timm" and label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / input.shape[-1]
+        label_smoothing = 0.0
     return pointwise(
         _cross_entropy, input, target, (label_smoothing, pos_weight),
         mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight, backend=backend, targets="mixture",

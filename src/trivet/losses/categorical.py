@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from trivet.errors import InputError
-from trivet.losses.contract import Loss, check_choice
+from trivet.losses.contract import Loss, check_choice, check_class_weights, reduce
 from trivet.losses.odds import cross_entropy_rule
 from trivet.losses.rowwise import Form, row_loss
 
@@ -42,7 +43,9 @@ def cross_entropy(
         ignore_index: a label that takes no part.
         label_smoothing: :math:`\epsilon` in [0, 1].
         convention: what the mean divides by. ``"torch"``: by the weights :math:`w_y` of the labels that take
-            part, by the number of rows for probabilities. ``"keras"``: by the number of rows in both cases.
+            part, by the number of rows for probabilities. ``"keras"``: by the number of rows in both cases, and
+            smoothing does not change what a class weighs: :math:`w_y` multiplies the smoothed loss of its row (for
+            probabilities y is the largest).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``: ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"`` (torch's).
         backend: ``"auto"`` takes the kernel where there is one, ``"torch"`` never, ``"cpu"`` always: it raises
@@ -57,13 +60,26 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
     soft = target.is_floating_point()
+    rows_first = convention == "keras" and weight is not None and (soft or label_smoothing > 0)
     form = Form(
-        cross_entropy_rule, matrix="shares" if soft else "", smoothing=label_smoothing, weight=weight
+        cross_entropy_rule, matrix="shares" if soft else "", smoothing=label_smoothing,
+        weight=None if rows_first else weight,
     )  # fmt: skip
-    return row_loss(
-        form, input, target, ignore_index=ignore_index, by_weight=convention == "torch", reduction=reduction,
-        empty=empty, sample_weight=sample_weight, backend=backend,
+    result = row_loss(
+        form, input, target, ignore_index=ignore_index, by_weight=convention == "torch",
+        reduction="none" if rows_first else reduction, empty=empty,
+        sample_weight=None if rows_first else sample_weight, backend=backend,
     )  # fmt: skip
+    if not rows_first or weight is None:
+        return result
+    check_class_weights(weight, input.shape[1])
+    label = target.argmax(1) if soft else target
+    kept = label != ignore_index
+    part = kept.to(result.dtype)
+    if sample_weight is not None:
+        part = part * sample_weight.reshape(sample_weight.shape + (1,) * (label.ndim - sample_weight.ndim))
+    own = part * weight.to(result.dtype)[torch.where(kept, label, 0)]
+    return reduce(result, own, reduction=reduction, empty=empty, normalizer=part.sum())
 
 
 class CrossEntropyLoss(Loss, function=cross_entropy): ...

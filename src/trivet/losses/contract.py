@@ -13,7 +13,17 @@ from trivet.errors import DataError, InputError, unknown_name
 from trivet.losses.combine import CombinedLoss, Weight, terms_of
 from trivet.losses.weights import class_weights
 
-__all__ = ["Empty", "Loss", "Reduction", "check_choice", "check_labels", "reduce", "widen"]
+__all__ = [
+    "Empty",
+    "Loss",
+    "Reduction",
+    "check_choice",
+    "check_class_weights",
+    "check_labels",
+    "check_positive",
+    "reduce",
+    "widen",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 Empty = Literal["zero", "nan"]
@@ -33,6 +43,18 @@ def check_labels(label: Tensor, classes: int, ignore_index: int) -> None:
     low, high = (int(kept.min()), int(kept.max())) if kept.numel() else (0, 0)
     if low < 0 or high >= classes:
         raise DataError(f"labels from {low} to {high}; allowed are 0 to {classes - 1} and ignore_index={ignore_index}")
+
+
+def check_class_weights(weight: Tensor | None, classes: int) -> None:
+    """Raise DataError unless there is one weight for each class."""
+    if weight is not None and weight.shape != (classes,):
+        raise DataError(f"class weights of shape {tuple(weight.shape)}; allowed is ({classes},), one for each class")
+
+
+def check_positive(name: str, value: float | Tensor) -> None:
+    """Raise InputError unless a number is above 0; a tensor is learned, and not asked (that would wait for a GPU)."""
+    if not isinstance(value, Tensor) and not 0 < value < float("inf"):
+        raise InputError(f"{name}={value}; allowed is a finite number above 0")
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -44,6 +44,21 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"margin": 28.6},
         ),
     ),
+    "binary_cross_entropy_with_logits": (
+        Convention("torch, MONAI", "no smoothing of their own; the same without it"),
+        Convention(
+            "segmentation-models-pytorch",
+            "smoothing moves both targets by its full size, not by half of it",
+            {"convention": "smp"},
+            {"label_smoothing": 0.1},
+        ),
+        Convention(
+            "timm",
+            "smoothing is spread over the labels of a row",
+            {"convention": "timm"},
+            {"label_smoothing": 0.1},
+        ),
+    ),
     "boundary_loss": (
         Convention(
             "the authors' code",
@@ -69,6 +84,12 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"convention": "keras"},
             {"weight": _WEIGHT},
         ),
+        Convention(
+            "Keras, smoothed",
+            "smoothing does not touch class weights: each row's smoothed loss is weighted by its label's class",
+            {"convention": "keras"},
+            {"weight": _WEIGHT, "label_smoothing": 0.1},
+        ),
     ),
     "dice_loss": (
         Convention("MONAI", "no difference: ratios for each image and class, smooth=1e-5 added to both sides"),
@@ -84,6 +105,8 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"convention": "optax"},
             {"smooth": 1.0},
         ),
+        Convention("kornia", "one ratio for all classes of an image", {"convention": "kornia", "smooth": 0.0}),
+        Convention("Keras", "one ratio for all classes of the batch", {"convention": "keras", "smooth": 1e-7}),
     ),
     "focal_loss": (
         Convention("torchvision, MONAI, Keras (binary)", "no difference: alpha on positives, 1 - alpha on negatives"),
@@ -92,7 +115,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
     "focal_tversky_loss": (
         Convention(
             "segmentation-models-pytorch",
-            "gamma is the power itself, and not its inverse",
+            "pools the batch, and gamma is the power of the mean over classes",
             {"convention": "smp"},
             {"gamma": 2.0},
         ),
@@ -102,6 +125,14 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
         Convention("torch, Keras, optax", "no difference; it is delta times their Smooth L1 of beta = delta"),
     ),
     "info_nce_loss": (Convention("lightly", "another default temperature, 0.5", {"temperature": 0.5}),),
+    "jaccard_loss": (
+        Convention(
+            "segmentation-models-pytorch",
+            "pools the batch, no smoothing, a class absent from the target counts as 0 in the mean",
+            {"convention": "smp"},
+            {"smooth": 1.0},
+        ),
+    ),
     "kl_div_loss": (
         Convention(
             "Liger",
@@ -111,7 +142,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
         ),
         Convention(
             "torch",
-            "its mean divides by the number of classes too, and there is no temperature",
+            "its mean divides by the number of classes too; no squared temperature",
             {"convention": "torch"},
             {"temperature": 2.0},
         ),
@@ -129,6 +160,18 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             "Keras",
             "takes rates, not their logarithms, and keeps the logarithm finite by 1e-7",
             {"log_input": False, "eps": 1e-7},
+        ),
+    ),
+    "softmax_focal_loss": (
+        Convention(
+            "Keras (categorical)",
+            "the mean divides by the number of rows; alpha is one weight for every class",
+            {"convention": "keras", "weight": torch.full((4,), 0.25)},
+        ),
+        Convention(
+            "MONAI, kornia",
+            "the mean divides by rows times classes; alpha weighs every class but the first, which has 1 - alpha",
+            {"convention": "monai", "weight": torch.tensor([0.75, 0.25, 0.25, 0.25])},
         ),
     ),
     "supervised_contrastive_loss": (
@@ -155,6 +198,14 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             "a positive pair without a semi-hard negative takes the farthest one",
             {"convention": "tensorflow"},
             {"mining": "semi_hard"},
+        ),
+    ),
+    "tversky_loss": (
+        Convention(
+            "segmentation-models-pytorch",
+            "pools the batch, no smoothing, a class absent from the target counts as 0 in the mean",
+            {"convention": "smp"},
+            {"alpha": 0.3, "beta": 0.7},
         ),
     ),
 }
@@ -189,24 +240,27 @@ def differences(name: str) -> str:
 
     >>> print(differences("mse_loss"))
     Where frameworks differ (values on nine rows drawn with seed 3):
-      optax: 0.5578 for 1.116; convention='optax'
-        l2_loss is half of it
+    <BLANKLINE>
+    - optax: l2_loss is half of it: 0.5578 instead of 1.116 (convention='optax')
     """
-    lines = [f"  {line}" for convention in CONVENTIONS.get(name, ()) for line in _lines(name, convention)]
-    return "\n".join(["Where frameworks differ (values on nine rows drawn with seed 3):", *lines]) if lines else ""
+    lines = [_line(name, convention) for convention in CONVENTIONS.get(name, ())]
+    return (
+        f"Where frameworks differ (values on nine rows drawn with seed {SEED}):\n\n" + "\n".join(lines) if lines else ""
+    )
 
 
-def _lines(name: str, convention: Convention) -> list[str]:
+def _line(name: str, convention: Convention) -> str:
+    said = f"- {convention.framework}: {convention.says}"
     if not convention.keywords:
-        return [f"{convention.framework}: {convention.says}"]
+        return said
     ours = value(name, **convention.given)
     theirs = value(name, **{**convention.given, **convention.keywords})
-    asked = ", ".join(f"{key}={shown!r}" for key, shown in convention.keywords.items())
-    given = ", ".join(f"{key}={_short(shown)}" for key, shown in convention.given.items())
-    return [
-        f"{convention.framework}: {theirs:.4g} for {ours:.4g}" + (f" with {given}" if given else "") + f"; {asked}",
-        f"  {convention.says}",
-    ]
+    asked, given = (_written(part) for part in (convention.keywords, convention.given))
+    return f"{said}: {theirs:.4g} instead of {ours:.4g}" + (f" for {given}" if given else "") + f" ({asked})"
+
+
+def _written(keywords: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={_short(value)}" for key, value in keywords.items())
 
 
 def _short(value: object) -> str:

@@ -49,7 +49,7 @@ def inspect_batch(
     """
     check_choice("kind", kind, ("binary", "multiclass", "regression"))
     problems = _not_finite(input, target)
-    problems += _shapes(input, target) if kind != "multiclass" else _labels(input, target, weight, ignore_index)
+    problems += _shapes(input, target) if kind != "multiclass" else _classes(input, target, weight, ignore_index)
     if kind == "multiclass":
         problems += _softmax_applied(input)
     elif kind == "binary":
@@ -95,7 +95,7 @@ def _shapes(input: Tensor, target: Tensor) -> list[Problem]:
     ]
 
 
-def _labels(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> list[Problem]:
+def _classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> list[Problem]:
     problems, classes = [], input.shape[1] if input.ndim > 1 else 1
     if weight is not None and weight.shape != (classes,):
         problems.append(
@@ -105,20 +105,52 @@ def _labels(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: 
                 f"give {classes} weights, one for each class",
             )
         )
-    if not target.is_floating_point():
-        labels = target[target != ignore_index]
-        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-        if low < 0 or high >= classes:
-            problems.append(
-                Problem(
-                    "target-out-of-range",
-                    f"labels run from {low} to {high}; the model has {classes} outputs",
-                    f"number the classes from 0 to {classes - 1}, or widen the last layer",
-                )
+    if target.is_floating_point():
+        return problems + _probabilities(input, target)
+    labels = target[target != ignore_index]
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if low < 0 or high >= classes:
+        problems.append(
+            Problem(
+                "target-out-of-range",
+                f"labels run from {low} to {high}; the model has {classes} outputs",
+                f"number the classes from 0 to {classes - 1}, or widen the last layer",
             )
-        if target.shape == (len(input), 1) and input.ndim == 2:
-            problems.append(Problem("target-column", f"labels of shape {tuple(target.shape)}", "squeeze the last axis"))
+        )
+    if target.shape == (len(input), 1) and input.ndim == 2:
+        problems.append(Problem("target-column", f"labels of shape {tuple(target.shape)}", "squeeze the last axis"))
+    elif target.shape != input.shape[:1] + input.shape[2:]:
+        problems.append(
+            Problem(
+                "shape-mismatch",
+                f"labels of shape {tuple(target.shape)} for logits of shape {tuple(input.shape)}",
+                "give one label for each position: input's shape without its second axis, the classes",
+            )
+        )
     return problems
+
+
+def _probabilities(input: Tensor, target: Tensor) -> list[Problem]:
+    """Look at a target of floating type: it must be a distribution over the classes for each position."""
+    if target.shape != input.shape:
+        return [
+            Problem(
+                "shape-mismatch",
+                f"probabilities of shape {tuple(target.shape)} for logits of shape {tuple(input.shape)}",
+                "give target the shape of input; labels must be integers: target.long()",
+            )
+        ]
+    wide = target.detach().float()
+    if not wide.numel() or (bool((wide >= 0).all()) and bool(((wide.sum(1) - 1).abs() < 1e-2).all())):
+        return []
+    return [
+        Problem(
+            "target-no-distribution",
+            f"target holds numbers from {wide.min():g} to {wide.max():g}, and rows add up to "
+            f"{wide.sum(1).min():g} to {wide.sum(1).max():g}",
+            "give probabilities that add up to 1 over the classes, or integer labels",
+        )
+    ]
 
 
 def _softmax_applied(input: Tensor) -> list[Problem]:

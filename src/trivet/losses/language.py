@@ -7,8 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trivet.errors import DataError
-from trivet.losses.contract import Loss, check_choice, check_labels, reduce, widen
+from trivet.errors import DataError, InputError
+from trivet.losses.contract import (
+    Loss,
+    check_choice,
+    check_class_weights,
+    check_labels,
+    check_positive,
+    reduce,
+    widen,
+)
 from trivet.losses.streaming import row_blocks, stream
 
 __all__ = ["LinearCrossEntropyLoss", "ZLoss", "linear_cross_entropy", "next_token", "z_loss"]
@@ -125,9 +133,11 @@ def linear_cross_entropy(
 ) -> Tensor:
     r"""Cross entropy of ``input @ linear_weight.T + linear_bias``, a block of tokens at a time.
 
-    With logits :math:`z` (after the cap :math:`c \tanh(z / c)` if any), :math:`L = \log\sum_k e^{z_k}`,
-    class weights
-    :math:`w` and V classes:
+    When the vocabulary is large: the logits of 1024 tokens and 32000 classes are 131 MB, and backward needs them three
+    times over. Not where the logits themselves are wanted, nor for small vocabularies, where one product is faster.
+
+    With logits :math:`z` (after the cap :math:`c \tanh(z / c)` if any), :math:`L = \log\sum_k e^{z_k}`, class
+    weights :math:`w` and V classes:
 
     .. math:: \ell = (1 - \epsilon)\, w_y (L - z_y) + \frac{\epsilon}{V} \sum_k w_k (L - z_k)
               + \zeta\, w_y L^2
@@ -153,6 +163,7 @@ def linear_cross_entropy(
 
     Raises:
         DataError: shapes that do not fit, or a label out of range.
+        InputError: a smoothing outside [0, 1], or a cap that is not positive.
 
     >>> hidden, output = torch.eye(3), torch.eye(3)
     >>> round(linear_cross_entropy(hidden, output, torch.arange(3)).item(), 4)  # log(1 + 2/e)
@@ -162,6 +173,11 @@ def linear_cross_entropy(
     """
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     _check(input, linear_weight, target, ignore_index)
+    check_class_weights(weight, len(linear_weight))
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
+    if softcap is not None:
+        check_positive("softcap", softcap)
     labels = target.reshape(-1)
     kept = (labels != ignore_index).nonzero()[:, 0]
     hidden = input.reshape(-1, input.shape[-1])[kept]
@@ -228,6 +244,9 @@ def z_loss(
     entropy.
 
     .. math:: \ell = \Bigl(\log \sum_k e^{z_k}\Bigr)^2
+
+    When training in half precision, or where logits grow until the loss spikes. Not as a loss of its own: it does not
+    know the target.
 
     Args:
         input: logits ``(batch, classes, ...)``.

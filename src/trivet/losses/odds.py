@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trivet.errors import DataError, InputError
 from trivet.kernels.xp import reference as xp
-from trivet.losses.contract import Loss
+from trivet.losses.contract import Loss, check_choice
 from trivet.losses.rowwise import Form, row_loss
 
 __all__ = [
@@ -65,6 +65,7 @@ def softmax_focal_loss(
     target: Tensor,
     *,
     gamma: float = 2.0,
+    convention: str = "torch",
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -84,10 +85,12 @@ def softmax_focal_loss(
         input: logits ``(batch, classes, ...)``.
         target: labels ``(batch, ...)``.
         gamma: the focus; 0 or more.
-        weight: class weights ``(classes,)``, the alpha of the paper.
+        convention: what the mean divides by. ``"torch"``: by the weights of the labels that take part. ``"keras"``:
+            by the number of rows. ``"monai"`` (and kornia): by rows times classes.
+        weight: class weights ``(classes,)``, the alpha of the paper. MONAI and kornia give 1 - alpha to class 0 and
+            alpha to all others, Keras alpha to all.
         ignore_index: a label that takes no part.
-        reduction: ``"mean"`` divides by the weights of the labels that take part, as torch's cross entropy
-            (MONAI and kornia divide by the number of classes too); ``"sum"``; ``"none"``: ``(batch, ...)``.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``: ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"``.
         backend: ``"auto"``, ``"torch"`` or ``"cpu"``; see :func:`cross_entropy`.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``.
@@ -97,10 +100,12 @@ def softmax_focal_loss(
 
     Source: Lin et al. 2017, "Focal loss for dense object detection", eq. 4.
     """
+    check_choice("convention", convention, ("torch", "keras", "monai"))
     return row_loss(
         Form(_focal, (gamma,), weight=weight),
         input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
-        backend=backend,
+        by_weight=convention == "torch", backend=backend,
+        times=1 / input.shape[1] if convention == "monai" and reduction == "mean" else 1.0,
     )  # fmt: skip
 
 

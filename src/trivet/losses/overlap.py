@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trivet.errors import DataError
+from trivet.errors import DataError, InputError
 from trivet.losses.contract import Loss, check_choice, reduce
 from trivet.losses.regionwise import Regions, region_sums
 
@@ -51,6 +51,16 @@ def _finish(
     return reduce(image, by_image, reduction=reduction, empty=empty)
 
 
+def _of_all_classes(regions: Regions, include_background: bool, weight: Tensor | None) -> Regions:
+    if weight is not None:
+        raise InputError("class weights with one ratio for all classes; give weight=None, or convention='paper'")
+    first = 0 if include_background or regions.true.shape[1] == 1 else 1
+    shared, predicted, true = (
+        part[:, first:].sum(1, keepdim=True) for part in (regions.shared, regions.predicted, regions.true)
+    )
+    return Regions(shared, predicted, true, regions.pixels.amax(1, keepdim=True))
+
+
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     """Return top / bottom, and 1 for nothing against nothing."""
     return torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1), 1)
@@ -86,7 +96,8 @@ def dice_loss(
         smooth: :math:`s`, added once to both; with 0, nothing predicted and nothing true is a perfect match.
         convention: ``"paper"`` and MONAI: as above. ``"vnet"``: squares in the denominator. ``"smp"``
             (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class absent from the target counts
-            as 0 in the mean. ``"optax"``: the halved form, where :math:`s` counts twice.
+            as 0 in the mean. ``"optax"``: the halved form, where :math:`s` counts twice. ``"kornia"``: one ratio
+            for all classes of an image. ``"keras"``: one for the whole batch.
         multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
         classes: ``"all"``, or ``"present"``: only classes that occur in the target.
         include_background: count class 0 (of several).
@@ -107,13 +118,15 @@ def dice_loss(
 
     Source: Milletari et al. 2016, "V-Net", section 3 (with squares); Sudre et al. 2017 (without).
     """
-    check_choice("convention", convention, ("paper", "vnet", "smp", "optax"))
-    if convention == "smp":
-        pooling, smooth = "batch", 0.0
+    check_choice("convention", convention, ("paper", "vnet", "smp", "optax", "kornia", "keras"))
+    if convention in ("smp", "keras"):
+        pooling, smooth = "batch", 0.0 if convention == "smp" else smooth
     regions = region_sums(
         input, target, multilabel=multilabel, pooling=pooling, ignore_index=ignore_index, mask=mask,
         gather=gather, squared=convention == "vnet", backend=backend,
     )  # fmt: skip
+    if convention in ("kornia", "keras"):
+        regions = _of_all_classes(regions, include_background, weight)
     smooth = 2 * smooth if convention == "optax" else smooth
     values = 1 - _ratio(2 * regions.shared + smooth, regions.predicted + regions.true + smooth)
     if convention == "smp":
@@ -129,6 +142,7 @@ def jaccard_loss(
     target: Tensor,
     *,
     smooth: float = 1e-5,
+    convention: str = "paper",
     multilabel: bool = False,
     classes: str = "all",
     include_background: bool = True,
@@ -153,6 +167,8 @@ def jaccard_loss(
         input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.
         target: labels ``(batch, ...)``, or probabilities of input's shape.
         smooth: :math:`s`, added once to both; with 0, nothing predicted and nothing true is a perfect match.
+        convention: ``"paper"``, or ``"smp"`` (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class
+            absent from the target counts as 0 in the mean.
         multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
         classes: ``"all"``, or ``"present"``: only classes that occur in the target.
         include_background: count class 0 (of several).
@@ -171,6 +187,9 @@ def jaccard_loss(
     >>> round(jaccard_loss(*half, smooth=0.0).item(), 4)  # 1 - 1 / (2 + 2 - 1)
     0.6667
     """
+    check_choice("convention", convention, ("paper", "smp"))
+    if convention == "smp":
+        pooling, smooth = "batch", 0.0
     regions = region_sums(
         input,
         target,
@@ -183,6 +202,8 @@ def jaccard_loss(
     )
     union = regions.predicted + regions.true - regions.shared
     values = 1 - _ratio(regions.shared + smooth, union + smooth)
+    if convention == "smp":
+        values = torch.where(regions.true > 0, values, 0)
     return _finish(
         values, regions, classes=classes, include_background=include_background, weight=weight,
         reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
@@ -201,6 +222,7 @@ def tversky_loss(
     alpha: float = 0.5,
     beta: float = 0.5,
     smooth: float = 1e-5,
+    convention: str = "paper",
     multilabel: bool = False,
     classes: str = "all",
     include_background: bool = True,
@@ -227,6 +249,8 @@ def tversky_loss(
         alpha: price of mass predicted outside the region.
         beta: price of mass missed inside (kornia's loss depends on the sum of the two alone).
         smooth: :math:`s`, added once to both.
+        convention: ``"paper"``, or ``"smp"`` (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class
+            absent from the target counts as 0 in the mean.
         multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
         classes: ``"all"``, or ``"present"``: only classes that occur in the target.
         include_background: count class 0 (of several).
@@ -247,6 +271,9 @@ def tversky_loss(
 
     Source: Salehi et al. 2017, "Tversky loss function for image segmentation", eq. 3.
     """
+    check_choice("convention", convention, ("paper", "smp"))
+    if convention == "smp":
+        pooling, smooth = "batch", 0.0
     regions = region_sums(
         input,
         target,
@@ -257,11 +284,18 @@ def tversky_loss(
         gather=gather,
         backend=backend,
     )
+    values = 1 - _tversky_index(regions, alpha, beta, smooth)
+    if convention == "smp":
+        values = torch.where(regions.true > 0, values, 0)
     return _finish(
-        1 - _tversky_index(regions, alpha, beta, smooth), regions, classes=classes,
-        include_background=include_background, weight=weight,
+        values, regions, classes=classes, include_background=include_background, weight=weight,
         reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
     )  # fmt: skip
+
+
+def _power(missing: Tensor, power: float) -> Tensor:
+    """Return missing ** power; one below 1 has an infinite slope at 0, where there is nothing left to gain."""
+    return torch.where(missing == 0, 0, torch.where(missing == 0, 1, missing) ** power)
 
 
 def focal_tversky_loss(
@@ -290,8 +324,8 @@ def focal_tversky_loss(
 
     .. math:: \ell_c = (1 - \mathrm{TI}_c)^{1/\gamma}
 
-    Arguments as for :func:`tversky_loss`; ``gamma`` is the focus, and with ``convention="smp"`` the power
-    itself, taken of each class (segmentation-models-pytorch takes it of the mean over classes).
+    Arguments as for :func:`tversky_loss`; ``gamma`` is the focus, and with ``convention="smp"`` the power itself,
+    taken of the mean over classes.
 
     >>> half = torch.zeros(1, 1, 4), torch.tensor([[1, 0, 0, 0]])
     >>> round(focal_tversky_loss(*half, alpha=0.0, beta=1.0, gamma=2.0, smooth=0.0).item(), 4)  # sqrt(1/2)
@@ -300,6 +334,13 @@ def focal_tversky_loss(
     Source: Abraham and Khan 2019, "A novel focal Tversky loss function", eq. 4.
     """
     check_choice("convention", convention, ("paper", "smp"))
+    if convention == "smp":
+        mean = tversky_loss(
+            input, target, alpha=alpha, beta=beta, convention="smp", multilabel=multilabel, classes=classes,
+            include_background=include_background, weight=weight, ignore_index=ignore_index, mask=mask, gather=gather,
+            reduction=reduction, empty=empty, backend=backend, sample_weight=sample_weight,
+        )  # fmt: skip
+        return _power(mean, gamma)
     regions = region_sums(
         input,
         target,
@@ -310,10 +351,7 @@ def focal_tversky_loss(
         gather=gather,
         backend=backend,
     )
-    missing = 1 - _tversky_index(regions, alpha, beta, smooth)
-    power = 1 / gamma if convention == "paper" else gamma
-    # A power below 1 has an infinite slope at 0, where there is nothing left to gain.
-    values = torch.where(missing > 0, torch.where(missing > 0, missing, 1) ** power, 0)
+    values = _power(1 - _tversky_index(regions, alpha, beta, smooth), 1 / gamma)
     return _finish(
         values, regions, classes=classes, include_background=include_background, weight=weight,
         reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,

@@ -64,7 +64,9 @@ def contrastive_loss(
     .. math:: \ell_{ij} = \tfrac12 d_{ij}^2 \text{ (same class)}, \qquad
               \ell_{ij} = \tfrac12 [m - d_{ij}]_+^2 \text{ (other class)}
 
-    with the euclidean distance :math:`d`, over all pairs :math:`i \ne j`. Distances come from differences,
+    with the euclidean distance :math:`d`, over all pairs :math:`i \ne j`. When pairs are what is known (same or not)
+    and distances should mean something. Not with many classes in a batch, where nearly all pairs are negatives beyond
+    the margin and teach nothing: a softmax loss hears the hard ones. Distances come from differences,
     so near duplicates are exact; at distance 0 the gradient is 0.
 
     Args:
@@ -126,6 +128,10 @@ def triplet_loss(
     r"""Each anchor lies closer to its own class than to another, by ``margin``.
 
     .. math:: \ell_{apn} = [d_{ap} - d_{an} + m]_+
+
+    When an order of distances is wanted (retrieval, re-identification), with several samples of each class in a batch.
+    Not with random batches of many classes, which hold no positive pair. ``"hard"`` learns fastest and collapses on
+    noisy labels or too high a rate; begin with ``"semi_hard"`` there.
 
     Mined inside the batch: ``"all"`` triplets; ``"hard"``, per anchor the farthest positive and the nearest
     negative; ``"semi_hard"``, per positive pair the nearest negative that is farther than the positive
@@ -246,7 +252,10 @@ def multi_similarity_loss(
     .. math:: \ell_i = \tfrac1\alpha \log\Bigl(1 + \sum_{p} e^{-\alpha (s_{ip} - \lambda)}\Bigr)
               + \tfrac1\beta \log\Bigl(1 + \sum_{n} e^{\beta (s_{in} - \lambda)}\Bigr)
 
-    with cosines :math:`s`, over the pairs that are hard: :math:`s_{ip} < \max_n s_{in} + \varepsilon` and
+    When retrieval among many fine classes is the task, with several samples of each class in a batch. Not with noisy
+    labels: the hardest pairs weigh most.
+
+    With cosines :math:`s`, over the pairs that are hard: :math:`s_{ip} < \max_n s_{in} + \varepsilon` and
     :math:`s_{in} > \min_p s_{ip} - \varepsilon`.
 
     Args:
@@ -321,6 +330,9 @@ def cosine_embedding_loss(
     r"""Angle between two vectors: equal where ``label`` is 1, at least ``margin`` apart where it is -1.
 
     .. math:: \ell = 1 - \cos(x, y) \text{ where } l = 1, \qquad [\cos(x, y) - m]_+ \text{ where } l = -1
+
+    When pairs are given and only directions count (two views, feature regression). Not for positives alone without a
+    stop-gradient or another term: one constant vector satisfies it.
 
     Called as torch's ``cosine_embedding_loss(input1, input2, target)``. Torch adds 1e-12 to the squared
     lengths, and its cosine of short vectors is wrong by that; here a zero vector has cosine 0 and zero

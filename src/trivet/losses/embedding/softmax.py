@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trivet.errors import DataError
-from trivet.losses.contract import check_choice, check_labels, reduce, widen
+from trivet.losses.contract import check_choice, check_class_weights, check_labels, check_positive, reduce, widen
 from trivet.losses.embedding.blocks import Contrast, Pairs, stream_pairs
 from trivet.losses.embedding.gather import gather_rows, mean_over_processes, rows_before
 from trivet.losses.embedding.geometry import check_embeddings, unit
@@ -61,6 +61,9 @@ def nt_xent_loss(
 
     .. math:: \ell_i = -\log \frac{e^{z_i \cdot z_j / \tau}}{\sum_{k \ne i} e^{z_i \cdot z_k / \tau}}
 
+    When there are no labels but two views of each sample, and batches are large (256 and more): negatives are the rest
+    of the batch. Not for small batches, nor where many samples of a batch are of one kind and would repel each other.
+
     The similarity matrix is never stored: memory O(N D). The positive is kept apart from its crowd, so a
     loss of 1e-12 is 1e-12 and not a difference of two logarithms.
 
@@ -85,6 +88,7 @@ def nt_xent_loss(
     check_embeddings(input, target, labels=False)
     if len(input) != len(target):
         raise DataError(f"input has {len(input)} rows and target {len(target)}; two views have equal numbers")
+    check_positive("temperature", temperature)
     views = unit(torch.cat([widen(input), widen(target)]))
     count = len(input)
     everyone = gather_rows(views) if gather else views
@@ -122,6 +126,9 @@ def info_nce_loss(
 
     .. math:: \ell_i = -\log \frac{e^{q_i \cdot k_i / \tau}}{\sum_j e^{q_i \cdot k_j / \tau}}
 
+    When each query has one key: image and text (``symmetric=True``), question and answer, a view and a queue. Not where
+    several keys of the batch are right for a query; with labels take :func:`supervised_contrastive_loss`.
+
     Args:
         input: queries ``(batch, features)``.
         target: keys ``(keys, features)``, the i-th for the i-th query; keys beyond the batch are negatives
@@ -141,6 +148,7 @@ def info_nce_loss(
     Source: van den Oord et al. 2018, "Representation learning with contrastive predictive coding", eq. 4.
     """
     check_embeddings(input, target, labels=False)
+    check_positive("temperature", temperature)
     queries, keys = widen(input), widen(target)
     if len(keys) < len(queries) or (symmetric and len(keys) != len(queries)):
         raise DataError(
@@ -183,6 +191,9 @@ def supervised_contrastive_loss(
     .. math:: \ell_i = -\frac{1}{|P_i|} \sum_{p \in P_i}
               \log \frac{e^{z_i \cdot z_p / \tau}}{\sum_{k \ne i} e^{z_i \cdot z_k / \tau}}
 
+    When labels are known and the embedding is the product, or is trained before a linear classifier. Not with noisy
+    labels or one sample per class in a batch: an anchor without a positive takes no part.
+
     The mean similarity to the positives is one product with the class sum, so only the denominator is a walk
     over pairs. With one positive each this is NT-Xent.
 
@@ -206,6 +217,7 @@ def supervised_contrastive_loss(
     """
     check_embeddings(input, target, labels=True)
     check_choice("denominator", denominator, ("all", "negatives"))
+    check_positive("temperature", temperature)
     own = unit(widen(input))
     everyone = gather_rows(own) if gather else own
     labels = gather_rows(target) if gather else target
@@ -259,6 +271,8 @@ def _margin_softmax(
     check_embeddings(input, target, labels=True)
     x, classes = unit(widen(input)), unit(widen(prototypes))
     check_labels(target, len(classes), ignore_index)
+    check_class_weights(weight, len(classes))
+    check_positive("scale", scale)
     kept = target != ignore_index
     label = torch.where(kept, target, 0)
     own = classes[label]
@@ -295,8 +309,11 @@ def arcface_loss(
     .. math:: \ell = -\log \frac{e^{s \cos(\theta_y + m)}}
               {e^{s \cos(\theta_y + m)} + \sum_{k \ne y} e^{s \cos\theta_k}}
 
-    and :math:`\cos\theta_y - m \sin m` where :math:`\theta_y + m > \pi`, as the authors' code has it. The
-    classes are walked in blocks. The gradient is finite at :math:`\theta_y = 0`, where peers give NaN or
+    and :math:`\cos\theta_y - m \sin m` where :math:`\theta_y + m > \pi`, as the authors' code has it.
+
+    When identities are to be told apart that training never saw (faces, products), and many labelled ones are there to
+    train on. Not for few samples per class or noisy labels, nor with a large margin from the start, which may not
+    converge. The classes are walked in blocks. The gradient is finite at :math:`\theta_y = 0`, where peers give NaN or
     infinity.
 
     Args:
@@ -344,7 +361,8 @@ def cosface_loss(
     .. math:: \ell = -\log \frac{e^{s (\cos\theta_y - m)}}
               {e^{s (\cos\theta_y - m)} + \sum_{k \ne y} e^{s \cos\theta_k}}
 
-    Arguments as for :func:`arcface_loss`, with ``margin`` a difference of cosines.
+    For the same tasks as ArcFace, and a little easier to train. Arguments as for :func:`arcface_loss`, with
+    ``margin`` a difference of cosines.
 
     >>> x = torch.eye(2)
     >>> value = cosface_loss(x, torch.tensor([0, 1]), prototypes=x, scale=1.0)
