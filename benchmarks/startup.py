@@ -12,7 +12,7 @@ import time
 
 from benchmarks.store import store
 
-REPEATS = 15
+REPEATS = 7
 
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],

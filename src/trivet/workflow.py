@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import shlex
 import time
@@ -15,6 +16,7 @@ import trivet
 from trivet.advice import recommend
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
+from trivet.figures.style import number
 from trivet.recipes import Advice, Edit, Recipe
 from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
@@ -24,6 +26,9 @@ from trivet.tuning import LRRange, find_lr
 
 if TYPE_CHECKING:
     from trivet.training.progress import Progress
+
+# Steps. Three sweeps of thirty are the least that a range test makes; a shorter run would cost less than its search.
+SHORTEST_FOR_A_SEARCH = 90
 
 
 def fit(
@@ -161,6 +166,12 @@ def _find_rate(
     found = run.read("lr_range.json", LRRange)
     if found is not None:
         return recipe
+    steps = round(recipe.epochs * len(task.train) / recipe.batch_size)
+    if steps < SHORTEST_FOR_A_SEARCH:
+        display.say(
+            f"rate: not looked for, a run of {steps} steps is shorter than a range test; {recipe.optimizer['lr']}"
+        )
+        return recipe
     # A third of what is left: the search costs at most half of the run that follows it.
     budget = None if seconds is None else seconds / 3
     found = find_lr(task, recipe, seed=seed, profile=facts, budget=budget, say=display.say)
@@ -223,17 +234,24 @@ def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
     if task.kind == "binary":
         decision = fit_decision(*predict_outputs(outcome.model, task.val, device=device), task.metric)
         outputs = decision.apply(outputs, task.metric)
-    baselines = tuple(
-        Baseline(b.name, b.value, bootstrap_difference(task.metric, outputs, b.outputs, targets, seed=seed))
-        for b in task.baselines()
-    )
+    test = task.metric(outputs, targets)
+    if not math.isfinite(test):
+        raise InputError(
+            f"{task.metric.name} is {test} on the {len(task.test)} test rows, so there is no verdict: it may need more "
+            "rows of each class, or another metric"
+        )
+    baselines = []
+    for known in task.baselines():
+        if math.isfinite(known.value):
+            ahead = bootstrap_difference(task.metric, outputs, known.outputs, targets, seed=seed)
+            baselines.append(Baseline(known.name, known.value, ahead if math.isfinite(ahead[0]) else None))
     metric = Judged(
         name=task.metric.name,
-        test=task.metric(outputs, targets),
+        test=test,
         interval=task.interval(outputs, targets, seed=seed),
         val=outcome.metric,
         higher_is_better=task.metric.higher_is_better,
-        baselines=baselines,
+        baselines=tuple(baselines),
     )
     return Result(
         metric=metric,
@@ -272,18 +290,14 @@ def export(run: Run | str | Path, folder: str | Path) -> Path:
 def verdict(metric: Judged) -> str:
     """Say how the metric stands against each baseline; a difference whose interval holds zero is no difference."""
     sign = 1 if metric.higher_is_better else -1
-    said = [f"{metric.test:.4g} on the test split."]
+    said = [f"{number(metric.test)} on the test split."]
     for baseline in metric.baselines:
         ahead = sign * (metric.test - baseline.value)
-        low, high = baseline.ahead
-        name = f"{baseline.name} ({baseline.value:.4g})"
-        interval = f"95 % interval {low:.2g} to {high:.2g}"
-        if low > 0:
-            said.append(f"Better than {name}: ahead by {ahead:.2g}, {interval}.")
-        elif high < 0:
-            said.append(f"Worse than {name}: behind by {-ahead:.2g}, {interval} ahead.")
-        else:
-            said.append(f"Too close to call against {name}: ahead by {ahead:.2g}, {interval}.")
+        low, high = baseline.ahead or (-math.inf, math.inf)
+        how = f"{'ahead' if ahead >= 0 else 'behind'} by {number(abs(ahead), 2)}"
+        interval = f"{number(low, 2)} to {number(high, 2)}"
+        word = "Better than" if low > 0 else "Worse than" if high < 0 else "Too close to call against"
+        said.append(f"{word} {baseline.name} ({number(baseline.value)}): {how} (95 % interval {interval}).")
     return " ".join(said)
 
 

@@ -108,7 +108,7 @@ def frozen(): return nn.Linear(13, 3).requires_grad_(False)
         ("failing", ["factory fails", "KeyError: 'weights'"]),
         ("lines", ["ValueError: first"]),
         ("frozen", ["no trainable parameters"]),
-        ("Broken", ["loss is nan", "first batch"]),
+        ("Broken", ["NaN or infinite", "first batch"]),
         ("Key", ["(2, 13)", "KeyError"]),
         ("lasy", ["has no 'lasy'"]),
     ],

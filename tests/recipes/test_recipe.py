@@ -155,3 +155,12 @@ def test_reasons_stand_beside_the_recipe_and_the_later_one_wins() -> None:
 def test_explain_fits_a_terminal() -> None:
     advice = Advice(Edit("epochs", 5), "word " * 80)
     assert all(len(line) <= 88 for line in plain().advise(advice).explain().splitlines())
+
+
+def test_a_parameter_that_a_later_advice_decides_is_not_stated_twice() -> None:
+    whole = Advice(Edit("optimizer", {"name": "AdamW", "lr": 1e-3}), "robust")
+    rate = Advice(Edit("optimizer.lr", 0.02), "measured")
+    text = plain().advise(whole).advise(rate).explain()
+    assert '* optimizer = {name = "AdamW"}' in text
+    assert "0.001" not in text
+    assert "* optimizer.lr = 0.02" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,12 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     run.write_bytes("result.json", b"{")
     with pytest.raises(RunError, match=r"cannot read .*result\.json"):
         _ = run.result
+
+
+def test_numbers_that_are_not_finite_come_back_from_files(tmp_path: Path) -> None:
+    run = new_run("task", out=tmp_path / "r")
+    run.write("numbers.json", {"tried": [(0.1, 2.0), (9.0, math.inf)], "nothing": None})
+    assert run.read("numbers.json", dict[str, list[tuple[float, float]] | None]) == {
+        "tried": [(0.1, 2.0), (9.0, math.inf)],
+        "nothing": None,
+    }

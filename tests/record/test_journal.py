@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,15 @@ def test_what_a_resume_repeats_counts_once(tmp_path: Path) -> None:
     assert record.resumes == (Resume(4),)
 
 
-def test_numbers_that_are_not_finite_do_not_break_the_record(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
     path = tmp_path / "record.jsonl"
-    write(path, START, Step(1, float("nan"), 0.1, 0.1), End(1, "diverged", 0.1))
-    assert read_record(path).end == End(1, "diverged", 0.1)
+    write(path, START, Step(1, float("nan"), 0.1, 0.1, float("inf")), Note(1, "null"), End(1, "diverged", 0.1))
+    record = read_record(path)
+    assert record.unreadable_lines == 0
+    assert math.isnan(record.steps[0].loss)
+    assert record.steps[0].grad_norm == math.inf
+    assert record.notes == (Note(1, "null"),)
+    assert record.end == End(1, "diverged", 0.1)
 
 
 def test_a_full_disk_is_said_in_one_line() -> None:

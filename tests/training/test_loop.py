@@ -210,3 +210,23 @@ def test_training_by_hand_gives_the_same_weights() -> None:
     for key, value in outcome.model.state_dict().items():
         # Fused and reference AdamW round differently in the last place, and 40 steps add up.
         torch.testing.assert_close(value, weights[key], rtol=1e-2, atol=1e-3)
+
+
+class Fading(nn.Module):
+    """Gives NaN from its fourth training step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(5, 3), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        return self.layer(x) * (1.0 if self.calls < 4 else math.nan)  # type: ignore[no-any-return]
+
+
+def test_outputs_that_are_nan_are_a_divergence_whatever_the_loss_makes_of_them() -> None:
+    rng = np.random.default_rng(0)
+    task = Task.from_arrays(rng.normal(size=(300, 5)), np.arange(300) % 3, kind="multiclass", model=Fading)
+    recipe = Recipe(loss="cross_entropy", optimizer={"name": "SGD", "lr": 0.1}, batch_size=32, epochs=3)
+    with pytest.raises(DivergedError, match="the loss became nan"):
+        train(task, recipe)

@@ -246,6 +246,17 @@ def test_a_budget_cuts_the_length_before_training_and_holds(tmp_path: Path) -> N
     assert record.steps[-1].seconds <= 8 + 4
 
 
+def test_a_run_shorter_than_a_range_test_keeps_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    task = trivet.Task.from_arrays(x, x.sum(1), kind="regression", steps=20)
+    run = trivet.fit(task, out=tmp_path / "r", progress="plain")
+    assert not (run.path / "lr_range.json").exists()
+    assert run.recipe.optimizer["lr"] == trivet.recommend(task).optimizer["lr"]
+    assert "not looked for" in capsys.readouterr().err
+
+
 def test_a_diverging_recipe_says_so_and_keeps_its_record(tmp_path: Path) -> None:
     recipe = trivet.Recipe(loss="mse_loss", optimizer={"name": "SGD", "lr": 1e10}, batch_size=32, epochs=5)
     with pytest.raises(DivergedError, match="try a lower rate"):
@@ -303,9 +314,9 @@ def test_the_verdict_names_ties_as_ties() -> None:
         ),
     )  # fmt: skip
     assert verdict(metric) == (
-        "0.9 on the test split. Better than majority class (0.5): ahead by 0.4, 95 % interval 0.31 to 0.49. "
-        "Too close to call against linear softmax (0.92): ahead by -0.02, 95 % interval -0.05 to 0.01. "
-        "Worse than an oracle (1): behind by 0.1, 95 % interval -0.14 to -0.06 ahead."
+        "0.9 on the test split. Better than majority class (0.5): ahead by 0.4 (95 % interval 0.31 to 0.49). "
+        "Too close to call against linear softmax (0.92): behind by 0.02 (95 % interval -0.05 to 0.01). "
+        "Worse than an oracle (1): behind by 0.1 (95 % interval -0.14 to -0.06)."
     )
 
 

@@ -44,6 +44,7 @@ def fit(
     json: Json = False,
 ) -> int:
     """Choose a recipe for DATA, find the rate, train, judge on the test split, and leave a report."""
+    from trivet.figures.style import number
     from trivet.workflow import fit
 
     run = fit(
@@ -78,7 +79,7 @@ def fit(
         )
         return 0
     low, high = result.metric.interval
-    print(f"{result.metric.name} {result.metric.test:.4g}  (95 % interval {low:.4g} to {high:.4g})")
+    print(f"{result.metric.name} {number(result.metric.test)}  (95 % interval {number(low)} to {number(high)})")
     print(result.verdict)
     print(f"report: {run.path / 'report.html'}")
     return 0

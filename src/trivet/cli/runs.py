@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from trivet.cli.commands import Json
 from trivet.cli.output import emit
+from trivet.figures.style import number
 from trivet.record import Run, TaskCard
 from trivet.record import list_runs as all_runs
 
@@ -63,9 +64,9 @@ def _row(run: Run) -> dict[str, str]:
     card, result = run.read("task.json", TaskCard), run.result
     best = run.record.best()
     metric = (
-        f"{result.metric.name} {result.metric.test:.4g}"
+        f"{result.metric.name} {number(result.metric.test)}"
         if result
-        else f"{card.metric if card else 'metric'} {best.metric:.4g} (val)"
+        else f"{card.metric if card else 'metric'} {number(best.metric)} (val)"
         if best
         else "-"
     )

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trivet.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY, new_figure, style
+from trivet.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY, new_figure, number, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def _metric(axes: Axes, at: Sequence[int], metrics: Sequence[float], name: str, 
         best = metrics[list(at).index(best_step)]
         axes.plot([best_step], [best], marker="o", markersize=7, color=GREEN, markerfacecolor="none")
         axes.annotate(
-            f"{best:.4g}",
+            number(best),
             (best_step, best),
             textcoords="offset points",
             xytext=(0, -14),
@@ -130,7 +130,7 @@ def bars(names: Sequence[str], values: Sequence[float], *, interval: tuple[float
             axes.plot(interval, [rows[0]] * 2, color=GREEN, linewidth=3, alpha=0.5, solid_capstyle="round")
         for value, row in zip(values, rows, strict=True):
             axes.annotate(
-                f"{value:.4g}",
+                number(value),
                 (value, row),
                 textcoords="offset points",
                 xytext=(0, 6),

@@ -61,6 +61,17 @@ def style() -> Iterator[None]:
         yield
 
 
+def number(value: float, digits: int = 4) -> str:
+    """Return a number with so many significant digits; from ten thousand to a billion in full, with commas.
+
+    >>> number(0.123456), number(50968.4), number(17043.7, 2), number(3e-7)
+    ('0.1235', '50,968', '17,000', '3e-07')
+    """
+    if not 1e4 <= abs(value) < 1e9:
+        return f"{value:.{digits}g}"
+    return f"{value if digits >= 4 else float(f'{value:.{digits}g}'):,.0f}"
+
+
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure (size in inches) outside pyplot's global state, and its axes from left to right."""
     from matplotlib.figure import Figure
@@ -84,7 +95,7 @@ def to_svg(figure: Figure, *, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     # Ten inches of figure fill the page: text in narrower figures then has the same size as in wide ones.
-    width = f"max-width: {10 * figure.get_figwidth():.0f}%"
+    width = f"max-width: {10 * figure.get_figwidth():.0f}%; --share: {0.1 * figure.get_figwidth():.2g}"
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{width}" ', 1)
 
 

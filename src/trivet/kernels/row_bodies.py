@@ -51,12 +51,12 @@ $DECAY
 def odds(total, own):
     # No finite number is lost by the bound: beyond exp(-104) the others add nothing to any sum.
     g = xp.log(total) - own
-    return g if g > FAR else FAR
+    return FAR if g < FAR else g
 
 
 @rule_function
 def over(top, bottom):
-    return top / bottom if bottom > ZERO else ZERO
+    return ZERO if bottom == ZERO else top / bottom
 
 
 @rule_function

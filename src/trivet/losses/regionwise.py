@@ -81,7 +81,7 @@ def region_sums(
     elif input.requires_grad and torch.is_grad_enabled():
         sums = _Sums.apply(input, call)  # type: ignore[no-untyped-call]
     else:
-        sums = regions.sums(_map(call, input))
+        sums = _evaluate(call, input)
     if pooling == "batch":
         sums = sums.sum(1, keepdim=True)
     if gather:
@@ -96,7 +96,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, call: _Call) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(input)
-        return regions.sums(_map(call, input))
+        return _evaluate(call, input)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
@@ -105,6 +105,15 @@ class _Sums(torch.autograd.Function):
             return gradient_again(lambda z: _plain(ctx.call, z), (input,), upstream)[0], None
         given = _map(ctx.call, input)
         return regions.gradient(given, upstream[:2].contiguous(), fresh_like(given.logits)), None
+
+
+def _evaluate(call: _Call, input: Tensor) -> Tensor:
+    given = _map(call, input)
+    if given.labels is not None and given.labels.numel():
+        found = rows.census(rows.Rows(given.logits, given.labels, None, None, call.ignore_index), None)
+        if found.highest >= 0 and (found.lowest < 0 or found.highest >= max(2, input.shape[1])):
+            check_labels(given.labels, max(2, input.shape[1]), call.ignore_index)
+    return regions.sums(given)
 
 
 def _map(call: _Call, input: Tensor) -> regions.Map:
@@ -116,8 +125,6 @@ def _map(call: _Call, input: Tensor) -> regions.Map:
         shares = laid_out_as(logits, call.target)
     else:
         labels = target.to(torch.int64).contiguous()
-        if input.shape[1] > 1:
-            check_labels(labels, input.shape[1], call.ignore_index)
     mask = call.mask
     if mask is not None:
         mask = _by_position(mask, input).bool().expand((*input.shape[:1], 1, *input.shape[2:])).contiguous()
@@ -161,9 +168,9 @@ def _one_hot(input: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, 
     if labels is None:
         return target.to(torch.float32), torch.ones_like(target[:, :1], dtype=torch.bool)
     kept = labels != ignore_index
+    check_labels(labels, max(2, input.shape[1]), ignore_index)
     if input.shape[1] == 1:
         return torch.where(kept, labels, 0)[:, None].to(torch.float32), kept[:, None]
-    check_labels(labels, input.shape[1], ignore_index)
     label = torch.where(kept, labels.long(), 0)
     classes = torch.arange(input.shape[1], device=label.device).view(-1, *(1,) * (label.ndim - 1))
     return (label[:, None] == classes).to(torch.float32), kept[:, None]

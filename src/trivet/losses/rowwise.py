@@ -248,7 +248,8 @@ def _plain(call: _Call, input: Tensor) -> Tensor:
         kept = count = torch.ones_like(values)
     else:
         target = call.target.reshape(-1)
-        check_labels(target, classes, call.ignore_index)
+        if not torch._C._are_functorch_transforms_active():  # within vmap no label can be looked at
+            check_labels(target, classes, call.ignore_index)
         kept = (target != call.ignore_index).to(z.dtype)
         label = torch.where(kept != 0, target, 0).long()
         values = form.rule(log_odds_against(_changed(form, z, label), label), *form.numbers)[0]
@@ -316,6 +317,8 @@ def _plain_odds(logits: Tensor, label: Tensor) -> Tensor:
 
 class _Odds(torch.autograd.Function):
     """Log odds against the label, and their gradient: the softmax of the other classes, and -1."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

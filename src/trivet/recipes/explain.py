@@ -6,6 +6,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from trivet.figures.style import number
 from trivet.schedules import parse as parse_schedule
 
 if TYPE_CHECKING:
@@ -20,11 +23,23 @@ def explain(recipe: Recipe) -> str:
     if not recipe.why:
         lines.append("Nobody has left reasons with this recipe: it was written by hand or read from a file.")
     for advice in recipe.why:
-        lines += [*paragraph(advice), ""]
+        lines += [*paragraph(advice, stated(recipe, advice)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def paragraph(advice: Advice) -> list[str]:
+def stated(recipe: Recipe, advice: Advice) -> str:
+    """Return what an advice chose, without the parameters that another advice on the recipe decides.
+
+    The optimizer's own choice starts from a rate that the range test replaces; showing both would mislead.
+    """
+    value = advice.edit.value
+    if isinstance(value, dict):
+        elsewhere = {other.edit.path for other in recipe.why}
+        value = {key: item for key, item in value.items() if f"{advice.edit.path}.{key}" not in elsewhere}
+    return str(msgspec.structs.replace(advice.edit, value=value))
+
+
+def paragraph(advice: Advice, stated: str) -> list[str]:
     """Return one advice as wrapped lines: the choice, the reason, evidence, what was rejected, the source."""
     body = advice.reason
     if advice.evidence:
@@ -34,7 +49,7 @@ def paragraph(advice: Advice) -> list[str]:
         body += f" Not {alternative}: {against.rstrip('.')}."
     tail = f"[{sureness(advice.confidence)}" + (f"; {advice.source}]" if advice.source else "]")
     return [
-        f"* {advice.edit}",
+        f"* {stated}",
         *textwrap.wrap(body, WIDTH, initial_indent="  ", subsequent_indent="  "),
         *textwrap.wrap(tail, WIDTH, initial_indent="  ", subsequent_indent="  "),
     ]
@@ -56,7 +71,7 @@ def short(value: float | int | str) -> str:
     ('0.1235', '20,640', 'mse')
     """
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return number(value)
     return f"{value:,}" if isinstance(value, int) else value
 
 

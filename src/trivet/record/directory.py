@@ -12,6 +12,7 @@ import msgspec
 
 from trivet.errors import RunError, unknown_name
 from trivet.recipes import Advice, Recipe
+from trivet.record.events import encode
 from trivet.record.journal import Record, read_record
 from trivet.record.summary import Result
 
@@ -92,13 +93,13 @@ class Run:
         if not path.exists():
             return None
         try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
+            return msgspec.json.decode(path.read_bytes(), type=kind, strict=False)
         except (OSError, msgspec.MsgspecError) as error:
             raise RunError(f"cannot read {path}: {error}") from error
 
     def write(self, name: str, data: object) -> Path:
         """Write one of the JSON files atomically."""
-        text = msgspec.json.format(msgspec.json.encode(data), indent=2)
+        text = msgspec.json.format(encode(data), indent=2)
         return self.write_bytes(name, text + b"\n")
 
     def write_bytes(self, name: str, data: bytes) -> Path:

@@ -5,6 +5,7 @@ Times are seconds since the run began, over all its parts; steps are optimizer s
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import msgspec
@@ -68,3 +69,24 @@ class End(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
 
 
 Event: TypeAlias = Start | Step | Eval | Note | Resume | End
+
+
+def encode(data: object) -> bytes:
+    """Return data as JSON that comes back whole: a float that is not finite is written as "nan", "inf" or "-inf".
+
+    JSON has no such numbers, and msgspec would write null, which is no float when read again (`strict=False` reads
+    the words as the numbers they name).
+
+    >>> encode([1.0, float("inf")]), msgspec.json.decode(encode([float("inf")]), type=list[float], strict=False)
+    (b'[1.0,"inf"]', [inf])
+    """
+    line = msgspec.json.encode(data)
+    return msgspec.json.encode(_in_words(msgspec.to_builtins(data))) if b"null" in line else line
+
+
+def _in_words(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _in_words(item) for key, item in value.items()}
+    return [_in_words(item) for item in value] if isinstance(value, list | tuple) else value

@@ -12,9 +12,9 @@ from types import TracebackType
 import msgspec
 
 from trivet.errors import RunError
-from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step
+from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step, encode
 
-_decoder = msgspec.json.Decoder(Event)
+_decoder = msgspec.json.Decoder(Event, strict=False)
 
 
 class Journal:
@@ -30,7 +30,6 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._encoder = msgspec.json.Encoder()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             # A torn last line must not swallow the next event.
@@ -43,7 +42,7 @@ class Journal:
     def write(self, event: Event) -> None:
         """Append one event."""
         try:
-            os.write(self._file, self._encoder.encode(event) + b"\n")
+            os.write(self._file, encode(event) + b"\n")
         except OSError as error:
             raise RunError(f"cannot write the record {self.path}: {error.strerror}") from error
 

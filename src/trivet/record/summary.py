@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from trivet.tasks.decision import Decision
@@ -34,12 +32,13 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
 class Baseline(msgspec.Struct, frozen=True):
     """A contender without a recipe, judged on the same test split by the same metric.
 
-    `ahead` is the 95 % bootstrap interval of how far the run is ahead of it on the same rows, positive for better.
+    `ahead` is the 95 % bootstrap interval of how far the run is ahead of it on the same rows, positive for better;
+    None where the baseline's metric is not defined.
     """
 
     name: str
     value: float
-    ahead: tuple[float, float] = (math.nan, math.nan)
+    ahead: tuple[float, float] | None = None
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):

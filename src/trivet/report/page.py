@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trivet.facts import Profile
 from trivet.figures import curves
-from trivet.figures.style import to_svg
-from trivet.recipes.explain import short, sureness
+from trivet.figures.style import number, to_svg
+from trivet.recipes.explain import short, stated, sureness
 from trivet.record import Record, Result, Run, TaskCard
 from trivet.tuning import LRRange
 
@@ -34,6 +34,8 @@ pre { background: var(--card); padding: .9rem 1rem; border-radius: .5rem; overfl
 .why { background: var(--card); border-radius: .5rem; padding: .7rem 1rem; margin: .6rem 0; }
 .why code { font-weight: 600; } .why p { margin: .3rem 0; } .tag { color: var(--soft); font-size: .85rem; }
 .wide { overflow-x: auto; }
+@media (max-width: 44rem) { figure { overflow-x: auto; } figure svg { max-width: none !important;
+  width: calc(var(--share) * 44rem); } figcaption { position: sticky; left: 0; } }
 """
 
 
@@ -65,7 +67,7 @@ def _verdict(run: Run, title: str, result: Result | None, task: TaskCard | None)
     head = f"<h1>{escape(title)}</h1>"
     if result is None:
         best = run.record.best()
-        so_far = f"; best on validation so far: {best.metric:.4g}" if best else ""
+        so_far = f"; best on validation so far: {number(best.metric)}" if best else ""
         return f"{head}<p class='verdict'>No verdict yet</p><p class='soft'>The run is {run.status}{so_far}.</p>"
     metric = result.metric
     low, high = metric.interval
@@ -76,12 +78,12 @@ def _verdict(run: Run, title: str, result: Result | None, task: TaskCard | None)
         interval=(low, high),
         label=f"{name} on the test split",
     )
-    label = f"{name} of this run, {metric.test:.4g}, beside its baselines"
+    label = f"{name} of this run, {number(metric.test)}, beside its baselines"
     return (
-        f"{head}<p class='verdict'><b>{metric.test:.4g}</b> {escape(name)}</p>"
+        f"{head}<p class='verdict'><b>{number(metric.test)}</b> {escape(name)}</p>"
         f"<p>{escape(result.verdict)}</p>"
         f"<figure>{to_svg(figure, label=label)}<figcaption>Test split of {result.test_rows:,} rows that no choice "
-        f"looked at; the bar is a 95 % bootstrap interval, {low:.4g} to {high:.4g}"
+        f"looked at; the bar is a 95 % bootstrap interval, {number(low)} to {number(high)}"
         f"{', higher is better' if metric.higher_is_better else ', lower is better'}.</figcaption></figure>"
         f"{_decision(result, task)}"
     )
@@ -113,7 +115,7 @@ def _recipe(run: Run) -> str:
         )
         tags = "; ".join(filter(None, (sureness(advice.confidence), facts, advice.source)))
         blocks.append(
-            f"<div class='why'><code>{escape(str(advice.edit))}</code><p>{escape(advice.reason)}</p>{against}"
+            f"<div class='why'><code>{escape(stated(recipe, advice))}</code><p>{escape(advice.reason)}</p>{against}"
             f"<p class='tag'>{tags if not advice.source else escape(tags)}</p></div>"
         )
     return f"<h2>The recipe</h2><pre>{escape(recipe.to_toml())}</pre><h2>Why this recipe</h2>{''.join(blocks)}"

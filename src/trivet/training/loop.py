@@ -143,6 +143,8 @@ class _Training:
     def _train_until_done(self, interrupt: Interrupt) -> str:
         every = max(1, self.steps // RECORDED_STEPS)
         window: list[float] = []
+        # Once: evaluation puts the mode back, and a walk over all modules costs more than the record of a step.
+        self.model.train()
         while self.step < self.steps:
             began = time.perf_counter()
             loss, norm = self._train_step(want_norm=(self.step + 1) % every == 0)
@@ -174,7 +176,6 @@ class _Training:
         """Make one optimizer step; return the mean loss of its batches and the gradient norm where it is known."""
         parts, total = self.parts, 0.0
         parts.optimizer.zero_grad(set_to_none=True)
-        self.model.train()
         for part in range(self.recipe.accumulate):
             inputs, targets = self._batch(self.step * self.recipe.accumulate + part)
             with parts.autocast(self.device):
@@ -206,6 +207,8 @@ class _Training:
         began = time.perf_counter()
         metric, loss = evaluate(self.task, self.model, self.task.val, loss=self.parts.loss, device=self.device)
         self.busy += time.perf_counter() - began
+        if math.isnan(loss):
+            self._diverged(loss)
         self.parts.scheduler.report(metric, higher_is_better=self.task.metric.higher_is_better)
         signed = metric if self.task.metric.higher_is_better else -metric
         # Of equal metrics the lower loss is better: on small splits ties are common.
@@ -314,8 +317,11 @@ def predict_outputs(
 def evaluate(
     task: Task, model: nn.Module, split: Split, *, loss: nn.Module, device: torch.device | str = "cpu"
 ) -> tuple[float, float]:
-    """Return the task's metric and the loss of a model on a split."""
+    """Return the task's metric and the loss of a model on a split; the loss of outputs that are NaN is NaN."""
     outputs, targets = predict_outputs(model, split, device=device)
+    if bool(outputs.isnan().any()):
+        # Said here, because a fused loss may give a finite value all the same.
+        return task.metric(outputs, targets), math.nan
     with torch.no_grad():
         return task.metric(outputs, targets), float(loss(outputs, targets))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import msgspec
 
 from trivet.errors import unknown_name
+from trivet.figures.style import number
 from trivet.record import End, Eval, Note, Resume, Start, Step
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Progress:
             f"lr {self.last.lr:.2g}",
         ]
         if self.latest is not None and self.best is not None:
-            parts.append(f"{self.start.metric} {self.latest.metric:.4g} (best {self.best.metric:.4g})")
+            parts.append(f"{self.start.metric} {number(self.latest.metric)} (best {number(self.best.metric)})")
         eta = self.eta()
         if eta is not None:
             parts.append(f"eta {clock(eta)}")
@@ -203,7 +204,7 @@ class RichProgress(Progress):
         assert self.start is not None
         parts = [f"loss {self.last.loss:.4g} [cyan]{sparkline(self.losses, 12)}[/]", f"lr {self.last.lr:.1e}"]
         if self.best is not None:
-            parts.append(f"{self.start.metric} [green]{self.best.metric:.4g}[/]")
+            parts.append(f"{self.start.metric} [green]{number(self.best.metric)}[/]")
         eta = self.eta()
         if eta is not None:
             parts.append(f"eta {clock(eta)}")

@@ -32,6 +32,12 @@ def rehearse(task: Task, recipe: Recipe, *, seed: int = 0, device: torch.device 
                 outputs = align(call(model, inputs), targets)
         except Exception as error:
             raise InputError(f"the model fails on a training batch: {first_line(error)}") from error
+        broken = int((~outputs.isfinite()).sum())
+        if broken:
+            raise InputError(
+                f"{broken} of the model's {outputs.numel()} outputs on the first batch are NaN or infinite, before any "
+                "step and though the data is finite; look at its layers and their initialisation"
+            )
         name = recipe.loss["name"]
         try:
             with parts.autocast(device):
@@ -45,10 +51,7 @@ def rehearse(task: Task, recipe: Recipe, *, seed: int = 0, device: torch.device 
                 f"targets {tuple(targets.shape)}): {first_line(error)}"
             ) from error
         if not math.isfinite(value):
-            raise InputError(
-                f"the loss is {value} on the first batch, before any step, though the data is finite: look at the "
-                f"model's first outputs (the largest is {float(outputs.detach().abs().max()):.3g})"
-            )
+            raise RecipeError(f"loss {name!r} is {value} on the first batch, before any step; try another loss")
         if not gradient.any():
             raise RecipeError(
                 f"loss {name!r} gives this {task.kind} task no gradient, so nothing would be learned; "
