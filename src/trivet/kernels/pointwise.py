@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trivet.kernels import cpu, memory_order
+from trivet.kernels import buffers, cpu, memory_order
 from trivet.kernels.binding import Rule
 
 __all__ = ["Parameter", "evaluate", "fits", "total_weight"]
@@ -163,7 +163,7 @@ def evaluate(
     if mask is not None:
         kept.append(memory_order.alike(mask, x, torch.bool))
         mask_address = kept[-1].data_ptr()
-    slopes = torch.empty_like(x) if gradient else None
+    slopes = buffers.empty_like(x) if gradient else None
     result = torch.empty_like(x, dtype=wide) if values else torch.empty((), dtype=wide)
     columns = tuple(isinstance(parameter, Tensor) for parameter in parameters)
     kernel = _kernel(rule, x.dtype, t.dtype, columns, weight is not None or mask is not None, values, gradient)

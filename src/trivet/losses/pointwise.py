@@ -103,7 +103,7 @@ def _executes(backend: str, input: Tensor, target: Tensor, weight: Tensor | None
     elif torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         obstacle = "a transform such as torch.func.vmap is active"
     elif torch.is_grad_enabled() and (target.requires_grad or (weight is not None and weight.requires_grad)):
-        obstacle = "the target or the weights want a gradient too"
+        obstacle = "the target or a weight wants a gradient too"
     elif cpu.forked():
         obstacle = "a forked process has no threads for it"
     elif not obstacle and not (kernel.fits(input) and type(target) in (Tensor, torch.nn.Parameter)):
@@ -127,8 +127,9 @@ def _say_once(obstacle: str) -> None:
 class _Fused(torch.autograd.Function):
     """The kernel's value. Its gradient is finished in the forward pass, scaled once, and handed out.
 
-    A later backward pass through the same graph computes it again. In float16 the gradient waits for what comes from
-    above: the slope of one element of a mean may have no number there, where its product with a loss scale has.
+    A later backward pass through the same graph computes it again. In half precision the gradient waits for what comes
+    from above, and is rounded once: the slope of one element of a mean may have no number in float16, where its
+    product with a loss scale has.
     """
 
     @staticmethod
@@ -143,7 +144,7 @@ class _Fused(torch.autograd.Function):
         scale: float,
         values: bool,
     ) -> Tensor:
-        ready = not (input.dtype == torch.float16 or (values and input.dtype == torch.bfloat16))
+        ready = input.dtype in (torch.float32, torch.float64)
         result, gradient = kernel.evaluate(
             rule, parameters, input, target, weight, mask, scale=scale, values=values, gradient=ready
         )
@@ -154,7 +155,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or _transformed(upstream):
             gradient = _derivative(ctx, upstream)
         else:
             try:
@@ -162,6 +163,12 @@ class _Fused(torch.autograd.Function):
             except IndexError:
                 gradient = _again(ctx, upstream)
         return gradient, None, None, None, None, None, None, None
+
+
+def _transformed(upstream: Tensor) -> bool:
+    """Return whether what comes from above stands for many: torch.func.vmap's tensors, or is_grads_batched's."""
+    batched: bool = torch._C._functorch.is_legacy_batchedtensor(upstream)
+    return batched or torch._C._are_functorch_transforms_active()
 
 
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
@@ -254,10 +261,20 @@ class _Pointwise(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         input, target, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: that of the rule's own derivative
-            slope = ctx.rule(input, target, *ctx.parameters)[1]
+            slope = _slope(ctx, input, target)
         gradient = upstream[0] * slope
         other = upstream[0] * _target_slope(ctx, input, target, slope) if ctx.needs_input_grad[3] else None
         return None, None, gradient, other, None
+
+
+def _slope(ctx: Any, input: Tensor, target: Tensor) -> Tensor:
+    if ctx.targets == "mixture" and ctx.needs_input_grad[3]:
+        # At a target of 0 or 1 the rule leaves the other form out, and its derivative by the target with it.
+        yes, no = (ctx.rule(input, t, *ctx.parameters)[1] for t in (torch.ones_like(target), torch.zeros_like(target)))
+        mixed: Tensor = no + target * (yes - no)
+        return mixed
+    slope: Tensor = ctx.rule(input, target, *ctx.parameters)[1]
+    return slope
 
 
 def _target_slope(ctx: Any, input: Tensor, target: Tensor, slope: Tensor) -> Tensor:
