@@ -399,6 +399,7 @@ def test_torchs_sequential_resumes_wrongly_and_ours_does_not() -> None:
     assert ours[0] == ours[1]
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of")
 def test_torchs_nested_sequential_loses_a_step_and_ours_nests_freely() -> None:
     """torch 2.13 (pytorch#196243): the inner scheduler is stepped when the outer one is made."""
 

@@ -241,7 +241,7 @@ def settle(found: LRRange, tried: Sequence[tuple[float, float]]) -> LRRange:
         pick=rate,
         low=min(found.low, rate),
         high=max(found.high, rate),
-        confidence=round(min(CONFIDENT, found.confidence * (1.0 if bracketed else 0.6)), 2),
+        confidence=round(min(CONFIDENT, found.confidence) * (1.0 if bracketed else 0.6), 2),
         reason=f"{found.reason}; short runs were alike from {min(alike_rates):.2g} to {max(alike_rates):.2g}",
         tried=tuple(tried),
     )
