@@ -22,7 +22,8 @@ from trivet.recipes import Edit
 from trivet.record import Eval, Event
 from trivet.tasks import Task, read_task
 from trivet.training import train
-from trivet.tuning.lr_finder import SHORT_RUNS, STRIDE, LRRange, _next_stride, settle
+from trivet.tuning import LRRange
+from trivet.tuning.lr_finder import SHORT_RUNS, STRIDE, _next_stride, settle
 
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 SEEDS = (11, 12)

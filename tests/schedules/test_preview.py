@@ -14,7 +14,7 @@ from trivet.schedules import Scheduler, group_rates, parse, preview
 TEXTS = (
     "warmup(0.05) >> cosine(floor=0.01)",
     'warmup("7 steps") >> constant("2 epochs") >> decay(to=0.1)',
-    'constant("900 tokens") >> linear()',
+    'constant("600 tokens") >> linear()',
     "one_cycle()",
     "wsd()",
     "warmup(0.1) >> step(every=0.25) ",

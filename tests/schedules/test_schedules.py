@@ -399,6 +399,22 @@ def test_torchs_sequential_resumes_wrongly_and_ours_does_not() -> None:
     assert ours[0] == ours[1]
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of")
+def test_torchs_nested_sequential_loses_a_step_and_ours_nests_freely() -> None:
+    """torch 2.13 (pytorch#196243): the inner scheduler is stepped when the outer one is made."""
+
+    def parts(opt: torch.optim.Optimizer) -> list[LR.LRScheduler]:
+        return [LR.LinearLR(opt, 0.2, 1.0, 4), LR.ConstantLR(opt, 1.0)]
+
+    flat = by_torch(lambda o: LR.SequentialLR(o, [*parts(o), LR.CosineAnnealingLR(o, 12)], [4, 8]), steps=20)
+    nested = by_torch(
+        lambda o: LR.SequentialLR(o, [LR.SequentialLR(o, parts(o), [4]), LR.CosineAnnealingLR(o, 12)], [8]), steps=20
+    )
+    assert flat != pytest.approx(nested)
+    a, b, c = schedules.warmup(0.2, start=0.2), schedules.constant(0.2), schedules.cosine()
+    assert executed((a >> b) >> c, 20) == executed(a >> (b >> c), 20) == pytest.approx(flat)
+
+
 def test_torchs_cosine_climbs_past_its_end_and_ours_stays() -> None:
     theirs = by_torch(lambda o: LR.CosineAnnealingLR(o, 20), steps=41)
     assert theirs[40] == pytest.approx(0.8)

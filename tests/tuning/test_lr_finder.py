@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from trivet.errors import InputError
-from trivet.tuning import find_lr
-from trivet.tuning.lr_finder import HORIZON, LRRange, judge, settle
+from trivet.tuning import LRRange, find_lr
+from trivet.tuning.lr_finder import HORIZON, settle
+from trivet.tuning.range_test import judge
 
 RATES = [1e-5 * 10 ** (i / 12) for i in range(60)]
 

@@ -88,12 +88,17 @@ def lr_range(
 ) -> Figure:
     """Draw a range test: sweeps thin, their median thick, the usable interval, the edge, short runs and the pick."""
     with style():
-        figure, (axes,) = new_figure(6.4, 2.9)
+        figure, (axes,) = new_figure(8.4, 2.9)
         for curve in losses:
             axes.plot(rates[: len(curve)], curve, color=BLUE, alpha=0.35, linewidth=0.9)
         length = min((len(curve) for curve in losses), default=0)
         middle = [statistics.median(curve[i] for curve in losses) for i in range(length)]
         axes.plot(rates[:length], middle, color=BLUE, label="loss (median of sweeps)")
+        if len(losses) > 1:
+            columns = [[curve[i] for curve in losses] for i in range(length)]
+            axes.fill_between(
+                rates[:length], list(map(min, columns)), list(map(max, columns)), color=BLUE, alpha=0.12, linewidth=0
+            )
         axes.axvspan(low, high, color=GREEN, alpha=0.12, label=f"usable {low:.1e} to {high:.1e}")
         axes.axvline(pick, color=GREEN, label=f"pick {pick:.1e}")
         if edge is not None:
@@ -102,11 +107,12 @@ def lr_range(
         if finite:
             axes.plot(*zip(*finite, strict=True), "o", color=ORANGE, label="short decayed runs, held-out loss")
         if middle:
-            span = max(middle[0] - min(middle), 1e-12)
-            axes.set_ylim(min(middle) - 0.1 * span, middle[0] + 0.8 * span)
+            bottom = min(*middle, *(loss for _, loss in finite))
+            span = max(middle[0] - bottom, 1e-12)
+            axes.set_ylim(bottom - 0.1 * span, middle[0] + 0.5 * span)
         axes.set_xscale("log")
         axes.set(title="Range test", xlabel="learning rate", ylabel="loss")
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         return figure
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trivet.tuning.comparison import compare
 from trivet.tuning.hessian import Curvature, curvature
-from trivet.tuning.lr_finder import LRRange, find_lr
+from trivet.tuning.lr_finder import find_lr
+from trivet.tuning.lr_range import LRRange
 from trivet.tuning.study import Study
 
 __all__ = ["Curvature", "LRRange", "Study", "compare", "curvature", "find_lr"]

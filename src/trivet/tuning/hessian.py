@@ -186,7 +186,7 @@ def _preconditioner(
     momentum = float(group["momentum"]) if name == "RMSprop" else 0.0
     beta = 0.0 if name == "RMSprop" else float(group["betas"][0])
     factor = 2 * (1 + momentum) * (1 + beta) / (1 - beta)
-    return scales, (factor, f"{name}, preconditioned by its second moments")
+    return scales, (factor, f"{name} (preconditioned by its second moments)")
 
 
 def _explained(largest: float, error: float, products: int, rule: tuple[float | None, str]) -> Curvature:
