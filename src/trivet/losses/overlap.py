@@ -53,7 +53,8 @@ def _finish(
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     """Return top / bottom, and 1 for nothing against nothing."""
-    return torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1), 1)
+    nothing = bottom <= 0  # not true of NaN, which must be seen
+    return torch.where(nothing, 1, top / torch.where(nothing, 1, bottom))
 
 
 def dice_loss(
@@ -313,7 +314,8 @@ def focal_tversky_loss(
     missing = 1 - _tversky_index(regions, alpha, beta, smooth)
     power = 1 / gamma if convention == "paper" else gamma
     # A power below 1 has an infinite slope at 0, where there is nothing left to gain.
-    values = torch.where(missing > 0, torch.where(missing > 0, missing, 1) ** power, 0)
+    nothing = missing <= 0
+    values = torch.where(nothing, 0, torch.where(nothing, 1, missing) ** power)
     return _finish(
         values, regions, classes=classes, include_background=include_background, weight=weight,
         reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
