@@ -1,7 +1,7 @@
 """Row-wise losses, value and gradient: against torch, over the memory floor, and against plain cross entropy.
 
 Run: `python -m benchmarks.row_losses [--quick] [--only TEXT]`. Budget (2 cores, float32): cross entropy 3 times faster
-than torch and at most 4 times the floor (8 bytes an element: logits read, gradient written) at 8192x1000 and 1024x32000,
+than torch and at most 4 times the floor (8 bytes an element: read logits, write gradient) at 8192x1000 and 1024x32000,
 4 times faster and 8 times the floor at 800000x10; smoothing, focal and distillation at most 1.3 times plain cross
 entropy; 32x10 at most 20 microseconds over torch's own.
 """
