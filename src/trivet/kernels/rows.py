@@ -20,11 +20,13 @@ from torch import Tensor
 
 from trivet.kernels import cpu
 from trivet.kernels.binding import Rule, parameters
-from trivet.kernels.row_bodies import COMMON, DECAY, EVERY, SURVEY, TILES, WIDE
+from trivet.kernels.row_bodies import COMMON, DECAY, EVERY, SURVEY
+from trivet.kernels.row_tiles import TILES
+from trivet.kernels.row_wide import WIDE
 
 __all__ = ["Census", "Form", "Rows", "census", "fits", "run"]
 
-WIDE_FROM = 48  # classes: below, a row is too short to fill vectors, and tiles were faster (docs/decisions/050)
+WIDE_FROM = 48  # classes: below three vectors of 16 a row spends its time in beginnings and ends
 TILE = 1 << 13  # numbers in a tile: 32 KB of float32, two thirds of a first-level cache
 LONGEST, VECTOR = 512, 16  # positions in a tile: at most, and a multiple of what one vector holds
 

@@ -53,6 +53,7 @@ def cross_entropy(
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``; the mean divides by them
             too.
 
+    >>> import torch
     >>> round(cross_entropy(torch.zeros(2, 4), torch.tensor([0, -100])).item(), 4)  # log 4
     1.3863
     """

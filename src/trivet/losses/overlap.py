@@ -63,7 +63,8 @@ def _of_all_classes(regions: Regions, include_background: bool, weight: Tensor |
 
 def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     """Return top / bottom, and 1 for nothing against nothing."""
-    return torch.where(bottom > 0, top / torch.where(bottom > 0, bottom, 1), 1)
+    nothing = bottom <= 0  # not true of NaN, which must be seen
+    return torch.where(nothing, 1, top / torch.where(nothing, 1, bottom))
 
 
 def dice_loss(
@@ -295,7 +296,8 @@ def tversky_loss(
 
 def _power(missing: Tensor, power: float) -> Tensor:
     """Return missing ** power; one below 1 has an infinite slope at 0, where there is nothing left to gain."""
-    return torch.where(missing == 0, 0, torch.where(missing == 0, 1, missing) ** power)
+    nothing = missing <= 0
+    return torch.where(nothing, 0, torch.where(nothing, 1, missing) ** power)
 
 
 def focal_tversky_loss(
