@@ -37,17 +37,6 @@ def optimizer_cases() -> Iterator[tuple[str, type[Any], dict[str, Any]]]:
             yield f"{name} {key}", cls, {key: True} | ({"momentum": 0.9} if key == "nesterov" else {})
 
 
-def optimizer_rules() -> dict[str, tuple[Any, int]]:
-    """Return every rule of the cases, and how many tensors it takes."""
-    rules = {}
-    for _, cls, keywords in optimizer_cases():
-        optimizer = cls([torch.zeros(1, requires_grad=True)], **keywords)
-        group = optimizer.param_groups[0]
-        rule = optimizer.rule(group)
-        rules[f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}"] = rule, 2 + len(optimizer.states(group))
-    return rules
-
-
 def trained(cls: type[Any], keywords: dict[str, Any], backend: str, dtype: torch.dtype) -> list[torch.Tensor]:
     """Return parameters and states after three steps (one in bfloat16); one parameter has no gradient in the second."""
     draw = torch.Generator().manual_seed(0)
@@ -61,6 +50,55 @@ def trained(cls: type[Any], keywords: dict[str, Any], backend: str, dtype: torch
         optimizer.step()
     states = [s for p in params for s in optimizer.state[p].values() if isinstance(s, torch.Tensor)]
     return [p.detach() for p in params] + states
+
+
+def loss_cases() -> Iterator[tuple[str, Callable[..., torch.Tensor], dict[str, Any], Any]]:
+    """Yield every pointwise loss, with settings that take each of its rules, and its example."""
+    from trivet import losses
+    from trivet.losses.examples import EXAMPLES
+
+    variants: dict[str, list[dict[str, Any]]] = {
+        "asymmetric_loss": [{"clip": 0.0}],
+        "binary_cross_entropy_with_logits": [{"label_smoothing": 0.1}, {"pos_weight": torch.tensor([3.0])}],
+        "hinge_loss": [{"squared": True}],
+    }
+    for name, example in EXAMPLES.items():
+        function = getattr(losses, name, None)
+        if function is None or "pointwise" not in function.__code__.co_names:
+            continue  # row-wise and region losses have no kernel here
+        for keywords in [{}, *variants.get(name, [])]:
+            label = " ".join([name, *keywords])
+            yield label, function, example.arguments | keywords, example
+
+
+def evaluated(
+    function: Callable[..., torch.Tensor], keywords: dict[str, Any], example: Any, backend: str, settings: int = 7
+) -> list[Any]:
+    """Return value and gradient of a batch in several settings, from above scaled or not."""
+    torch.manual_seed(0)
+    input, target = example.batch(1500, 3.0)
+    target = target.float() if target.is_floating_point() else target
+    weight = torch.rand(len(target)).round(decimals=1)
+    masked = torch.arange(target.numel()).view(target.shape) % 3 == 0
+    by_element = "mask" in inspect.signature(function).parameters and input.shape == target.shape
+    found: list[Any] = []
+    for dtype, arguments, above in (
+        (torch.float32, {"reduction": "mean", "sample_weight": weight}, 3.0),
+        (torch.float32, {"reduction": "none"}, 2.0),
+        (torch.float32, {"reduction": "mean"}, 1.0),
+        (torch.float32, {"reduction": "sum", "sample_weight": weight}, 1.0),
+        (torch.float64, {"reduction": "mean"}, 1.0),
+        (torch.float16, {"reduction": "sum"}, 1.0),
+        (torch.float32, {"mask": ~masked, "sample_weight": weight} if by_element else {}, 1.0),
+    )[:settings]:
+        x = input.to(dtype, copy=True)
+        if "mask" in arguments:
+            x[masked] = torch.nan
+        x.requires_grad_()
+        value = function(x, target, backend=backend, **keywords, **arguments)
+        (gradient,) = torch.autograd.grad(above * value.sum(), x)
+        found.append((value.detach(), gradient))
+    return found
 
 
 def numbers(dtype: type[np.floating[Any]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -114,53 +152,73 @@ def _interpreted_optimizers() -> Iterator[tuple[str, Any]]:
             yield f"{name} {dtype}", trained(cls, keywords, "triton", dtype)
 
 
-def _compiled_namespace(assemble: Callable[..., str]) -> Iterator[tuple[str, Any]]:
-    module = _namespace()
-    for name in (*UNARY, *BINARY):
-        signature = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": "i32"}
-        yield f"xp {name}", assemble(getattr(module, f"{name}_of"), signature, {"BLOCK": 1024})
+def _interpreted_losses() -> Iterator[tuple[str, Any]]:
+    for name, function, keywords, example in loss_cases():
+        yield name, evaluated(function, keywords, example, "triton")
 
 
-def _compiled_optimizers(assemble: Callable[..., str]) -> Iterator[tuple[str, Any]]:
-    from trivet.kernels import multi_tensor_gpu
+class _Compiler:
+    """Stands in for `gpu.launch`: compiles what would have been launched, for a GPU that is not there."""
 
-    for name, (rule, columns) in optimizer_rules().items():
-        types = (torch.float32, torch.bfloat16, torch.float64) if name == "adam.adam" else (torch.float32,)
-        for dtype in types:
-            kernel = multi_tensor_gpu._kernel(rule, (dtype,) * columns).update
-            signature = {"chunks": "*i64", "addresses": "*i64", "fresh": "*i64", "tensors": "i32"}
-            constants = {"BLOCK": multi_tensor_gpu.BLOCK, "ALIGNED": True}
-            yield f"{name} {dtype}", assemble(kernel, signature, constants)
+    def __init__(self, capability: int) -> None:
+        from triton.backends.compiler import GPUTarget
 
+        self.target = GPUTarget("cuda", capability, 32)
+        self.case = ""
+        self.found: dict[str, str] = {}
+        self.seen: set[object] = set()
 
-def _assembler(capability: int) -> Callable[..., str]:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    def launch(self, kernel: Any, programs: int, *arguments: Any, like: torch.Tensor, **constants: Any) -> None:
+        """Compile a kernel for arguments of these types."""
+        import triton
+        from triton.compiler import ASTSource
+        from triton.runtime.jit import mangle_type
 
-    target = GPUTarget("cuda", capability, 32)
-
-    def assemble(kernel: Any, signature: dict[str, str], constants: dict[str, object]) -> str:
-        pointers = [k for k, kind in enumerate(signature.values()) if kind.startswith("*")]
+        given = dict(zip(kernel.arg_names, arguments, strict=False))
+        types = {name: mangle_type(value) for name, value in given.items() if value is not None}
+        constants |= {name: None for name, value in given.items() if value is None}
+        key = (kernel.fn.__module__, kernel.fn.__name__, *types.items(), *constants.items())
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        places = [k for k, name in enumerate(kernel.arg_names) if types.get(name, "").startswith("*")]
         source = ASTSource(
             fn=kernel,
-            signature={name: signature.get(name, "constexpr") for name in kernel.arg_names},
+            signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
             constexprs=constants,
-            attrs={(k,): [["tt.divisibility", 16]] for k in pointers},
+            attrs={(k,): [["tt.divisibility", 16]] for k in places},
         )
-        text: str = triton.compile(source, target=target, options={"enable_fp_fusion": True}).asm["ptx"]
-        return text
+        text: str = triton.compile(source, target=self.target, options={"enable_fp_fusion": True}).asm["ptx"]
+        name = f"{self.case} {kernel.fn.__name__} {' '.join(types.values())}"
+        self.found[name] = text
 
-    return assemble
+    def run(self) -> dict[str, str]:
+        """Go through every case, and return the assembly of each kernel under its case's name and its types."""
+        from trivet.kernels import gpu
+
+        gpu.launch, gpu.executes = self.launch, lambda tensor: True  # type: ignore[assignment]
+        module, x = _namespace(), torch.ones(1)
+        for name in (*UNARY, *BINARY):
+            self.case = f"xp {name}"
+            self.launch(getattr(module, f"{name}_of"), 1, x, x, x, 1, like=x, BLOCK=1024)
+        for name, cls, keywords in optimizer_cases():
+            types = (torch.float32, torch.float64, torch.bfloat16) if name == "AdamW" else (torch.float32,)
+            for dtype in types:
+                self.case = f"{name} {dtype}"
+                trained(cls, keywords, "triton", dtype)
+        for name, function, keywords, example in loss_cases():
+            self.case = name
+            evaluated(function, keywords, example, "triton", settings=7 if name in ("mse_loss", "focal_loss") else 2)
+        return self.found
 
 
 def main(what: str, out: str, capability: str = "") -> None:
     """Run every case and store what it gave."""
     if what == "interpret":
-        found = dict(case for cases in (_interpreted_namespace(), _interpreted_optimizers()) for case in cases)
+        parts = (_interpreted_namespace(), _interpreted_optimizers(), _interpreted_losses())
+        found = dict(case for cases in parts for case in cases)
     else:
-        assemble = _assembler(int(capability))
-        found = dict(c for cases in (_compiled_namespace(assemble), _compiled_optimizers(assemble)) for c in cases)
+        found = _Compiler(int(capability)).run()
     torch.save(found, out)
 
 

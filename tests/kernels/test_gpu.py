@@ -28,6 +28,7 @@ pytest.importorskip("triton")
 
 Found = dict[str, Any]
 CASES = {name: (cls, keywords) for name, cls, keywords in gpu_worker.optimizer_cases()}
+LOSSES = {name: case for name, *case in gpu_worker.loss_cases()}
 
 
 def _work(folder: Path, what: str, *arguments: str) -> Found:
@@ -99,13 +100,19 @@ def test_other_types_are_computed_wide_and_stored_as_declared(name: str, interpr
 
 def test_every_kernel_compiles_and_single_precision_stays_single(compiled: Found) -> None:
     # f64 would mean that a literal or a number brought double precision in, at 1/2 to 1/64 of the speed.
-    assert {f"{rule} {torch.float32}" for rule in gpu_worker.optimizer_rules()} <= set(compiled)
-    doubles = {case for case, text in compiled.items() if ".f64" in text}
-    assert doubles == {case for case in compiled if "torch.float64" in case}
+    doubles = {name for name, text in compiled.items() if ".f64" in text}
+    assert doubles == {name for name in compiled if "float64" in name or "*fp64" in name}
+    for name in LOSSES:
+        assert any(found.startswith(name.split()[0]) for found in compiled), name
+
+
+def _of(compiled: Found, case: str) -> str:
+    (text,) = (text for name, text in compiled.items() if name.startswith(f"{case} "))
+    return str(text)
 
 
 def test_a_whole_block_is_read_and_written_sixteen_bytes_at_a_time(compiled: Found) -> None:
-    text = compiled[f"adam.adam {torch.float32}"]
+    text = _of(compiled, f"Adam {torch.float32}")
     for operation, columns in (("ld", 4), ("st", 3)):
         wide = re.findall(rf"{operation}\.global\.v4\.b32", text)
         assert len(wide) == columns * multi_tensor_gpu.BLOCK // (4 * 128)
@@ -113,7 +120,18 @@ def test_a_whole_block_is_read_and_written_sixteen_bytes_at_a_time(compiled: Fou
 
 def test_roots_and_halves_are_rounded_and_not_approximated(compiled: Found) -> None:
     assert not any("sqrt.approx" in text for text in compiled.values())
-    assert "cvt.rn.bf16" in compiled[f"adam.adam {torch.bfloat16}"]
+    assert "cvt.rn.bf16" in _of(compiled, f"AdamW {torch.bfloat16}")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_interpreted_loss_and_its_gradient_equal_the_reference(name: str, interpreted: Found) -> None:
+    expected = gpu_worker.evaluated(*LOSSES[name], "torch")
+    for ours, theirs in zip(interpreted[name], expected, strict=True):
+        for got, wanted in zip(ours, theirs, strict=True):
+            # A sum of 1500 values, and slopes that are differences of two functions of 2 ulp each.
+            scale = float(wanted.abs().max())
+            rtol = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3}[wanted.dtype]
+            torch.testing.assert_close(got, wanted, rtol=rtol, atol=rtol * scale)
 
 
 def test_chunks_cover_every_element_once() -> None:

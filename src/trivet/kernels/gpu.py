@@ -22,7 +22,7 @@ from trivet.errors import BackendError
 from trivet.kernels import cache
 from trivet.kernels.binding import Rule, bound_source
 
-__all__ = ["COMPUTE", "available", "compiled", "executes", "interpreting", "launch", "module", "takes"]
+__all__ = ["COMPUTE", "available", "compiled", "executes", "interpreting", "launch", "module", "numbers", "takes"]
 
 log = logging.getLogger("trivet.kernels")
 
@@ -107,6 +107,12 @@ def compiled(rule: Rule, body: str, numbers: tuple[str, ...] = ()) -> ModuleType
 def module(body: str) -> ModuleType:
     """Return the generated module with the header and this body; Triton reads a kernel's source from its file."""
     return cache.module(HEADER + "\n\n" + body, _depends_on())
+
+
+@functools.lru_cache(256)
+def numbers(device: torch.device, dtype: torch.dtype, values: tuple[float, ...]) -> Tensor:
+    """Return these numbers on the device, sent once: Triton would round a Python float to single precision."""
+    return torch.tensor(values, dtype=dtype).to(device)
 
 
 def launch(kernel: Any, programs: int, *arguments: object, like: Tensor, **constants: object) -> None:

@@ -93,7 +93,7 @@ class Table(multi_tensor.Table):
             return
         grads = self._alike(grads)
         dtypes = (self.dtypes[0], grads[0].dtype, *self.dtypes[1:])
-        addresses = np.fromiter(map(Tensor.data_ptr, grads), np.int64, len(grads))
+        addresses = multi_tensor.addresses(grads)
         aligned = not (np.bitwise_or.reduce(addresses) | np.bitwise_or.reduce(self.addresses, axis=None)) % 16
         numbers = multi_tensor._numbers(self.rule, len(dtypes), scalars)
         fresh = self._send(addresses, numbers.astype(gpu.COMPUTE[dtypes[0]]))

@@ -1,7 +1,7 @@
 """Losses that compare element by element: one rule each, value and derivative written together.
 
-On the CPU one kernel call gives the value and the finished gradient, which the backward pass scales and hands out.
-The plain form below does the same with torch's operations, on any device, under any transform, to any derivative.
+One kernel call gives the value and the finished gradient, which the backward pass scales and hands out. The plain
+form below does the same with torch's operations, on any device, under any transform, to any derivative.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from trivet.errors import BackendError, DataError, InputError, unknown_name
-from trivet.kernels import cpu, scaling
-from trivet.kernels import pointwise as kernel
+from trivet.kernels import cpu, gpu, pointwise_gpu, scaling
+from trivet.kernels import pointwise as pointwise_cpu
 from trivet.losses.contract import check_choice, reduce, widen
 
 __all__ = ["Backend", "Evaluated", "Rule", "pointwise"]
@@ -68,9 +68,34 @@ def pointwise(
             input, target, sample_weight, mask, rule, parameters, scale, values
         )
         return result
-    return kernel.evaluate(
-        rule, parameters, input, target, sample_weight, mask, scale=scale, values=values, gradient=False
-    )[0]
+    return _evaluate(rule, parameters, input, target, sample_weight, mask, scale=scale, values=values, gradient=False)[
+        0
+    ]
+
+
+def _evaluate(
+    rule: Rule,
+    parameters: Parameters,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    *,
+    scale: float | Tensor,
+    upstream: Tensor | None = None,
+    values: bool = False,
+    gradient: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Evaluate by the kernel of the input's device: see `kernels/pointwise.py`."""
+    if gpu.executes(input):
+        return pointwise_gpu.evaluate(
+            rule, parameters, input, target, weight, mask,
+            scale=scale, upstream=upstream, values=values, gradient=gradient,
+        )  # fmt: skip
+    return pointwise_cpu.evaluate(
+        rule, parameters, input, target, weight, mask,
+        scale=float(scale), upstream=upstream, values=values, gradient=gradient,
+    )  # fmt: skip
 
 
 def _rows(weight: Tensor, input: Tensor) -> Tensor:
@@ -84,17 +109,22 @@ def _rows(weight: Tensor, input: Tensor) -> Tensor:
     return weight.expand(leading)
 
 
-def _scale(input: Tensor, weight: Tensor | None, mask: Tensor | None, empty: str) -> float:
-    """Return what the mean multiplies the sum by."""
+def _scale(input: Tensor, weight: Tensor | None, mask: Tensor | None, empty: str) -> float | Tensor:
+    """Return what the mean multiplies the sum by, on the device where asking for it would wait for the device."""
+    kernel = pointwise_gpu if gpu.executes(input) else pointwise_cpu
     total = input.numel() if weight is mask is None else kernel.total_weight(input, weight, mask)
-    if total:
-        return 1 / total
-    return 1.0 if empty == "zero" else float("nan")
+    nothing = 1.0 if empty == "zero" else float("nan")
+    if isinstance(total, Tensor):
+        return torch.where(total == 0, nothing, 1 / total)
+    return 1 / total if total else nothing
 
 
 def _executes(backend: str, input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     """Return whether the kernel computes this; a backend that was named and cannot raises."""
-    obstacle = "" if backend in ("auto", "cpu") else f"it computes no {input.device.type} tensors here"
+    on_gpu = gpu.executes(input)
+    fits = pointwise_gpu.fits if on_gpu else pointwise_cpu.fits
+    here = backend == "auto" or backend == ("triton" if on_gpu else "cpu")
+    obstacle = "" if here else f"it computes no {input.device.type} tensors here"
     if backend not in ("auto", "cpu", "triton"):
         raise unknown_name("backend", backend, ("auto", "torch", "cpu", "triton"))
     if torch.compiler.is_compiling():
@@ -106,7 +136,7 @@ def _executes(backend: str, input: Tensor, target: Tensor, weight: Tensor | None
         obstacle = "the target or a weight wants a gradient too"
     elif cpu.forked():
         obstacle = "a forked process has no threads for it"
-    elif not obstacle and not (kernel.fits(input) and type(target) in (Tensor, torch.nn.Parameter)):
+    elif not obstacle and not (fits(input) and type(target) in (Tensor, torch.nn.Parameter)):
         obstacle = f"it reads no {type(input).__name__} of {input.dtype} on {input.device}"
         if backend == "auto":
             _say_once(obstacle)
@@ -141,11 +171,11 @@ class _Fused(torch.autograd.Function):
         mask: Tensor | None,
         rule: Rule,
         parameters: Parameters,
-        scale: float,
+        scale: float | Tensor,
         values: bool,
     ) -> Tensor:
         ready = input.dtype in (torch.float32, torch.float64)
-        result, gradient = kernel.evaluate(
+        result, gradient = _evaluate(
             rule, parameters, input, target, weight, mask, scale=scale, values=values, gradient=ready
         )
         ctx.call = rule, parameters, scale, values
@@ -174,6 +204,8 @@ def _transformed(upstream: Tensor) -> bool:
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     if upstream.ndim or gradient.numel() < 1 << 15:
         return gradient.mul_(upstream)
+    if gpu.executes(gradient):
+        return pointwise_gpu.scale(gradient, upstream)
     return scaling.scale_rows(gradient, upstream)
 
 
@@ -186,7 +218,7 @@ def _again(ctx: Any, upstream: Tensor) -> Tensor:
         if weight is not None:
             weight = weight.reshape(weight.shape + (1,) * (input.ndim - weight.ndim))
         weight, factor = upstream if weight is None else upstream * weight, None
-    _, gradient = kernel.evaluate(rule, parameters, input, target, weight, mask, scale=scale, upstream=factor)
+    _, gradient = _evaluate(rule, parameters, input, target, weight, mask, scale=scale, upstream=factor)
     assert gradient is not None
     return gradient
 
