@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trivet.kernels import cpu
-from trivet.kernels.multi_tensor import cut
+from trivet.kernels import cpu, multi_tensor
 
 __all__ = ["fits", "norm"]
 
@@ -70,7 +69,7 @@ def norm(tensors: Sequence[Tensor]) -> float:
 
 @functools.lru_cache(maxsize=16)
 def _chunks(sizes: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    return cut(sizes)
+    return multi_tensor._cut(sizes)
 
 
 @functools.cache
