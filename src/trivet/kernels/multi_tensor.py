@@ -17,7 +17,7 @@ from torch import Tensor
 from trivet.kernels import cpu
 from trivet.kernels.binding import Rule, parameters
 
-__all__ = ["Table", "advance", "fits", "multiply"]
+__all__ = ["Table", "advance", "cut", "fits", "multiply"]
 
 CHUNK = 1 << 16  # elements: short enough to share evenly, long enough that its start costs nothing
 START = 64  # what starting a chunk costs, in elements
@@ -77,7 +77,7 @@ class Table:
         self.dtypes = tuple(column[0].dtype for column in columns)
         self.flat = all(tensor.is_contiguous() for tensor in columns[0])
         self.rule = rule
-        self.chunks = _cut(self.sizes)
+        self.chunks = cut(self.sizes)
         self.elements = sum(self.sizes)
         self._bounds: dict[int, NDArray[np.int64]] = {}
 
@@ -129,7 +129,7 @@ class Table:
         return self._bounds[workers]
 
 
-def _cut(sizes: Sequence[int]) -> NDArray[np.int64]:
+def cut(sizes: Sequence[int]) -> NDArray[np.int64]:
     """Cut tensors of these sizes into rows of (tensor, offset, size), in elements."""
     rows = [
         (tensor, offset, min(CHUNK, size - offset))

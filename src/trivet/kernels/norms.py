@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trivet.kernels import cpu, multi_tensor
+from trivet.kernels import cpu
+from trivet.kernels.multi_tensor import cut
 
 __all__ = ["fits", "norm"]
 
@@ -69,7 +70,7 @@ def norm(tensors: Sequence[Tensor]) -> float:
 
 @functools.lru_cache(maxsize=16)
 def _chunks(sizes: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    return multi_tensor._cut(sizes)
+    return cut(sizes)
 
 
 @functools.cache
