@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trivet.errors import RecipeError
-from trivet.recipes import Recipe
+from trivet.recipes import Recipe, optimizer_names
 
 
 def net() -> nn.Module:
@@ -85,3 +85,47 @@ def test_class_weights_become_a_tensor() -> None:
     model = nn.Linear(1, 1)
     expected = nn.functional.cross_entropy(logits, target, weight=torch.tensor([1.0, 2.0, 3.0]))
     torch.testing.assert_close(recipe.build(model, steps=1).loss(logits, target), expected)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_every_optimizer_is_built_from_a_recipe_and_moves_the_model(name: str) -> None:
+    recipe = Recipe(
+        loss="mse_loss",
+        optimizer={"name": name, "lr": 0.01},
+        groups={"no_decay": ["bias", "norm", "embedding"], "layer_decay": 0.5},
+    )
+    model = net()
+    before = [p.detach().clone() for p in model.parameters()]
+    parts = recipe.build(model, steps=3)
+    for _ in range(2):
+        parts.optimizer.zero_grad()
+        parts.loss(model(torch.randn(8, 4)), torch.randn(8, 1)).backward()
+        parts.optimizer.step()
+        parts.scheduler.step()
+    assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_layer_decay_slows_the_layers_before_the_last() -> None:
+    recipe = Recipe(
+        loss="mse_loss",
+        optimizer={"name": "AdamW", "lr": 0.1, "weight_decay": 0.0},
+        groups={"no_decay": [], "layer_decay": 0.1},
+        schedule="constant()",
+    )
+    model = net()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    parts = recipe.build(model, steps=10)
+    parts.loss(model(torch.randn(32, 4)), torch.randn(32, 1)).backward()
+    parts.optimizer.step()
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+    # Adam's first step is the rate itself; the norm belongs to the matrix before it.
+    assert moved["3.weight"] == pytest.approx(0.1, rel=1e-3)
+    assert moved["0.weight"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["1.weight"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_muon_in_a_recipe_sees_the_model() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 8), nn.Linear(8, 1))
+    optimizer = Recipe(loss="mse_loss", optimizer={"name": "Muon", "lr": 0.01}).build(model, steps=1).optimizer
+    ways = {name: group["role"] for group in optimizer.param_groups for name in group["param_names"]}
+    assert {name for name, role in ways.items() if role == "hidden matrix"} == {"2.weight"}

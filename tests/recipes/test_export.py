@@ -70,3 +70,26 @@ def test_parts_that_torch_lacks_are_imported_and_said(tmp_path: Path) -> None:
     compile(script, "train.py", "exec")
     assert "import trivet.losses  # torch has no such loss" in script
     assert "import trivet.schedules" in script
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "groups", "line"),
+    [
+        ({"name": "RMSprop", "lr": 0.01}, {}, "torch.optim.RMSprop(params=model.parameters(), lr=0.01)"),
+        ({"name": "Lion", "lr": 0.01}, {}, "trivet.optim.Lion(params=model.parameters(), lr=0.01)"),
+        ({"name": "Muon", "lr": 0.01}, {}, "trivet.optim.Muon(params=model, lr=0.01)"),
+        ({"name": "RMSprop", "lr": 0.01, "convention": "keras"}, {}, "trivet.optim.RMSprop("),
+        (
+            {"name": "AdamW", "lr": 0.01},
+            {"layer_decay": 0.5},
+            "torch.optim.AdamW(params=trivet.optim.param_groups(model,",
+        ),
+    ],
+)
+def test_torchs_own_optimizer_is_written_where_it_does_the_same(
+    optimizer: dict[str, object], groups: dict[str, object], line: str
+) -> None:
+    script = Recipe(loss="mse_loss", optimizer=optimizer, groups=groups).to_python()  # type: ignore[arg-type]
+    compile(script, "script.py", "exec")
+    assert line in script
+    assert ("import trivet.optim" in script) == ("trivet.optim." in script.replace("import trivet.optim", ""))

@@ -70,6 +70,13 @@ class Lookahead(torch.optim.Optimizer):
                     param.copy_(slow)
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("base", "k", "alpha", "steps", "slow", "defaults")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        base = state["base"]
+        super().__setstate__(state | {"param_groups": base.param_groups, "state": base.state})
+
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state, with the slow weights and the count of steps beside it."""
         own = {"steps": self.steps, "slow": [self.slow[param] for param in self._params()]}

@@ -82,6 +82,13 @@ class SAM(torch.optim.Optimizer):
             p.add_(((p * p * g) if self.adaptive else s) * factor.to(p.dtype))
         return moved
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("base", "rho", "adaptive", "defaults")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        base = state["base"]
+        super().__setstate__(state | {"param_groups": base.param_groups, "state": base.state})
+
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state; between steps there is none of SAM's own."""
         return self.base.state_dict()
