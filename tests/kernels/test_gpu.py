@@ -85,8 +85,11 @@ def test_double_precision_agrees_with_the_reference(name: str, interpreted: Foun
 def test_an_interpreted_optimizer_equals_the_reference(name: str, interpreted: Found) -> None:
     cls, keywords = CASES[name]
     expected = gpu_worker.trained(cls, keywords, "torch", torch.float32)
-    # The kernel rounds per-step numbers to float32, the reference multiplies by doubles: an ulp or two a step.
-    torch.testing.assert_close(interpreted[f"{name} {torch.float32}"], expected, rtol=1e-6, atol=1e-6)
+    # The kernel rounds per-step numbers to float32, the reference multiplies by doubles: an ulp or two a step of the
+    # largest numbers that were added (RMSprop's momentum reaches 20, and some of it cancels).
+    for ours, theirs in zip(interpreted[f"{name} {torch.float32}"], expected, strict=True):
+        size = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6 * size)
 
 
 @pytest.mark.parametrize("name", HALVES)

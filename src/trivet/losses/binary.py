@@ -76,6 +76,7 @@ def binary_cross_entropy_with_logits(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> binary_cross_entropy_with_logits(torch.tensor([-1e4, 1e4]), torch.ones(2), reduction="none")
     tensor([10000.,     0.])
     """
@@ -128,6 +129,7 @@ def focal_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), reduction="none")  # log(2) / 4 times alpha
     tensor([0.0433, 0.1300])
 

@@ -74,6 +74,7 @@ def l1_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> l1_loss(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])).item()
     2.0
     """
@@ -118,6 +119,7 @@ def smooth_l1_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> smooth_l1_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), reduction="none")
     tensor([0.1250, 2.5000])
 
@@ -164,6 +166,7 @@ def log_cosh_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> log_cosh_loss(torch.tensor([1e-4, 1e4]), torch.zeros(2), reduction="none")
     tensor([5.0000e-09, 9.9993e+03])
     """
@@ -208,6 +211,7 @@ def quantile_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> quantile_loss(torch.tensor([0.0, 2.0]), torch.ones(2), quantile=0.9, reduction="none")
     tensor([0.9000, 0.1000])
 

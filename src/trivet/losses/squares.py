@@ -51,6 +51,7 @@ def mse_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> mse_loss(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])).item()
     5.0
 
@@ -93,6 +94,7 @@ def huber_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> huber_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), reduction="none")
     tensor([0.1250, 2.5000])
 

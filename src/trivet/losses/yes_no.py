@@ -72,6 +72,7 @@ def hinge_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> hinge_loss(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]), reduction="none")
     tensor([0.5000, 1.5000])
 
@@ -125,6 +126,7 @@ def asymmetric_loss(
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
 
+    >>> import torch
     >>> asymmetric_loss(torch.zeros(2), torch.tensor([1.0, 0.0]), reduction="none")
     tensor([0.3466, 0.0245])
 
