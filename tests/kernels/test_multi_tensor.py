@@ -96,11 +96,11 @@ def test_overlapping_finds_all_that_share_memory_and_none_that_only_touch() -> N
 def test_chunks_cover_every_element_once() -> None:
     sizes = [0, 1, multi_tensor.CHUNK - 1, multi_tensor.CHUNK, multi_tensor.CHUNK + 1, 3 * multi_tensor.CHUNK + 5, 0]
     seen = [np.zeros(size, dtype=int) for size in sizes]
-    for tensor, offset, size in multi_tensor._cut(sizes):
+    for tensor, offset, size in multi_tensor.cut(sizes):
         assert 0 < size <= multi_tensor.CHUNK
         seen[tensor][offset : offset + size] += 1
     assert all((counts == 1).all() for counts in seen)
-    assert multi_tensor._cut([]).shape == multi_tensor._cut([0]).shape == (0, 3)
+    assert multi_tensor.cut([]).shape == multi_tensor.cut([0]).shape == (0, 3)
 
 
 def test_threads_get_shares_that_differ_by_a_chunk_at_most() -> None:
