@@ -55,13 +55,22 @@ class Advice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A problem, from lint (before a run) or the doctor (during and after): what, how bad, the evidence, the fix."""
+    """A problem, from lint (before a run) or the doctor (during and after): what, how bad, the evidence, the fix.
+
+    Codes of lint begin with TV1, the doctor's with TV2. `fix` is an edit of the recipe where one helps, else an exact
+    instruction. `step` and `layer` say where it was seen, `confidence` in [0, 1] how sure the rule is, and
+    `refuted_by` what observation would show it to be wrong.
+    """
 
     code: str
     severity: Literal["error", "warning", "note"]
     message: str
     evidence: dict[str, float | int | str] = {}
     fix: Edit | str = ""
+    step: int | None = None
+    layer: str = ""
+    confidence: float = 1.0
+    refuted_by: str = ""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, eq=False):
