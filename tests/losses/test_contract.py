@@ -17,6 +17,9 @@ from trivet.losses.examples import EXAMPLES
 CATALOGUE = losses.catalogue()
 
 
+# Every sample is part of the others' loss.
+PAIRS = {"contrastive_loss", "multi_similarity_loss", "nt_xent_loss", "supervised_contrastive_loss", "triplet_loss"}
+
 every_loss = pytest.mark.parametrize("name", CATALOGUE)
 
 
@@ -152,6 +155,38 @@ def test_first_and_second_gradients_equal_finite_differences(name: str) -> None:
         torch.testing.assert_close(again, plain, msg="with create_graph the first gradient differs")
         if again.requires_grad:
             assert torch.autograd.gradgradcheck(lambda x, loss=loss: loss(x, t), x, atol=1e-4)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_nan_in_the_input_gives_nan_and_never_a_number(name: str, dtype: torch.dtype, reduction: str) -> None:
+    x, t = EXAMPLES[name].batch(12, 1.0)
+    loss = _module(name, reduction=reduction).to(dtype if dtype.itemsize == 8 or "linear" in name else torch.float32)
+    t = t.to(dtype) if t.is_floating_point() else t
+    x = x.to(dtype)
+    assert loss(x, t).isfinite().all()
+    x.view(-1)[0] = torch.nan
+    for leaf in (x, x.clone().requires_grad_()):
+        value = loss(leaf, t)
+        assert value.isnan().any()
+        if reduction == "none" and EXAMPLES[name].rows:
+            assert value.view(12, -1)[0].isnan().any(), "the row that holds it does not show it"
+
+
+@every_loss
+def test_a_nan_that_takes_no_part_is_not_seen(name: str) -> None:
+    example = EXAMPLES[name]
+    x, t = example.batch(12, 1.0)
+    keep = (torch.arange(12) > 0).double()
+    clean = _value_and_gradient(_module(name), x, t, keep)
+    x.view(-1)[0] = torch.nan
+    if name in PAIRS:
+        assert _module(name)(x, t, keep).isnan(), "a sample of weight 0 is still the others' pair"
+        return
+    value, gradient = _value_and_gradient(_module(name), x, t, keep)
+    torch.testing.assert_close(value, clean[0])
+    torch.testing.assert_close(gradient[1:], clean[1][1:])
 
 
 @every_loss

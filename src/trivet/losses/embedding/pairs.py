@@ -306,8 +306,9 @@ def _multi_similarity(
     if epsilon is not None and s.shape[1]:
         hardest_negative = torch.where(negative, s, -torch.inf).amax(1, keepdim=True)
         hardest_positive = torch.where(positive, s, torch.inf).amin(1, keepdim=True)
-        positive = positive & (s < hardest_negative + epsilon)
-        negative = negative & (s > hardest_positive - epsilon)
+        # "Not easy" instead of "hard": a NaN compares false, and must not be mined away.
+        positive = positive & ~(s >= hardest_negative + epsilon)
+        negative = negative & ~(s <= hardest_positive - epsilon)
     pull = _log1p_sum_exp(torch.where(positive, -alpha * (s - base), -torch.inf)) / alpha
     push = _log1p_sum_exp(torch.where(negative, beta * (s - base), -torch.inf)) / beta
     return (pull + push)[:, None], s.new_ones(len(s), 1)
