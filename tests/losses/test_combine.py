@@ -1,4 +1,4 @@
-"""Sums of losses, class weights, and the guards."""
+"""Sums of losses, and class weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from trivet.errors import DataError, InputError
+from trivet.errors import InputError
 from trivet.losses import CrossEntropyLoss, LDAMLoss
 from trivet.losses.boundary import BoundaryLoss
 from trivet.losses.combine import CombinedLoss
-from trivet.losses.guards import Guarded, inspect_batch
 from trivet.losses.lovasz import LovaszLoss
 from trivet.losses.weights import class_counts, class_weights
 
@@ -97,50 +96,3 @@ def test_weights_by_name_are_filled_in_from_counts_of_the_training_set() -> None
         LDAMLoss()(logits, target)
     with pytest.raises(InputError, match="'effective:BETA'"):
         CrossEntropyLoss(weight="balancd")
-
-
-@pytest.mark.parametrize(
-    ("code", "input", "target", "keywords"),
-    [
-        ("double-softmax", torch.randn(9, 4).softmax(1), torch.arange(9) % 4, {"kind": "multiclass"}),
-        ("target-out-of-range", torch.randn(9, 4), torch.arange(9), {"kind": "multiclass"}),
-        (
-            "weight-length",
-            torch.randn(9, 4),
-            torch.arange(9) % 4,
-            {"kind": "multiclass", "weight": torch.ones(3)},
-        ),
-        ("target-column", torch.randn(9, 4), torch.zeros(9, 1).long(), {"kind": "multiclass"}),
-        ("shape-mismatch", torch.randn(2, 4, 5, 5), torch.zeros(2, 5).long(), {"kind": "multiclass"}),
-        ("shape-mismatch", torch.randn(9, 4), torch.zeros(9), {"kind": "multiclass"}),
-        ("target-no-distribution", torch.randn(9, 4), torch.ones(9, 4), {"kind": "multiclass"}),
-        ("target-no-distribution", torch.randn(9, 4), torch.randn(9, 4), {"kind": "multiclass"}),
-        ("target-out-of-range", torch.randn(9, 4), torch.full((9,), -1), {"kind": "multiclass"}),
-        ("probabilities-for-logits", torch.rand(20), torch.ones(20), {"kind": "binary"}),
-        ("target-out-of-range", torch.randn(20), torch.full((20,), 2.0), {"kind": "binary"}),
-        ("accidental-broadcast", torch.randn(20, 1), torch.ones(20), {"kind": "regression"}),
-        ("shape-mismatch", torch.randn(20, 3), torch.ones(20), {"kind": "regression"}),
-        ("target-not-finite", torch.randn(3), torch.tensor([0, 1, torch.nan]), {"kind": "regression"}),
-    ],
-)
-def test_each_mistake_is_named(code: str, input: torch.Tensor, target: torch.Tensor, keywords: dict) -> None:
-    assert [problem.code for problem in inspect_batch(input, target, **keywords)] == [code]
-
-
-def test_right_batches_have_no_problem() -> None:
-    assert not inspect_batch(torch.randn(9, 4), torch.arange(9) % 4, kind="multiclass")
-    assert not inspect_batch(torch.randn(9, 4), torch.randn(9, 4).softmax(1), kind="multiclass")
-    assert not inspect_batch(torch.randn(20), torch.ones(20), kind="binary")
-    assert not inspect_batch(torch.randn(20, 1), torch.randn(20, 1), kind="regression")
-
-
-def test_guarded_looks_at_the_first_batches_only() -> None:
-    loss = Guarded(nn.MSELoss(), kind="regression", batches=1)
-    loss(torch.zeros(4), torch.zeros(4))
-    with pytest.warns(UserWarning, match="size"):
-        loss(torch.zeros(4, 1), torch.zeros(4))  # torch's own warning; ours no longer looks
-    with pytest.raises(DataError, match="accidental-broadcast"):
-        Guarded(nn.MSELoss(), kind="regression")(torch.zeros(4, 1), torch.zeros(4))
-    warner = Guarded(nn.CrossEntropyLoss(), kind="multiclass", on_problem="warn")
-    with pytest.warns(UserWarning, match="double-softmax"):
-        warner(torch.randn(9, 4).softmax(1), torch.arange(9) % 4)

@@ -40,7 +40,7 @@ from trivet.losses.embedding import (
     supervised_contrastive_loss,
     triplet_loss,
 )
-from trivet.losses.guards import Guarded, Problem, inspect_batch
+from trivet.losses.guards import Guarded, Problem, check, inspect_batch
 from trivet.losses.language import LinearCrossEntropyLoss, ZLoss, linear_cross_entropy, next_token, z_loss
 from trivet.losses.likelihood import GaussianNLLLoss, PoissonNLLLoss, gaussian_nll_loss, poisson_nll_loss
 from trivet.losses.lovasz import LovaszHingeLoss, LovaszLoss, lovasz_hinge_loss, lovasz_loss
@@ -129,6 +129,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "boundary_loss",
     "catalogue",
+    "check",
     "class_counts",
     "class_weights",
     "contrastive_loss",

@@ -15,6 +15,7 @@ from trivet.losses.weights import class_weights
 
 __all__ = [
     "Empty",
+    "Kind",
     "Loss",
     "Reduction",
     "check_choice",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 Reduction = Literal["mean", "sum", "none"]
+Kind = Literal["regression", "binary", "multiclass", "region", "embedding", "views", "matching", "language"]
 Empty = Literal["zero", "nan"]
 
 
@@ -99,14 +101,20 @@ def reduce(
 class Loss(nn.Module):
     """A loss with its hyperparameters: ``forward(input, target, sample_weight=None)`` calls ``function``.
 
-    A subclass names its function once, ``class FocalLoss(Loss, function=focal_loss)``, and takes the
-    function's keywords as its own. Losses add and scale: ``2 * DiceLoss() + CrossEntropyLoss()``.
+    A subclass names its function once, ``class FocalLoss(Loss, function=focal_loss, kind="binary")``, and takes the
+    function's keywords as its own. ``kind`` says what input and target are, for guards and pictures. Losses add and
+    scale: ``2 * DiceLoss() + CrossEntropyLoss()``.
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    kind: ClassVar[Kind]
 
-    def __init_subclass__(cls, *, function: Callable[..., Tensor] | None = None, **keywords: Any) -> None:
+    def __init_subclass__(
+        cls, *, function: Callable[..., Tensor] | None = None, kind: Kind | None = None, **keywords: Any
+    ) -> None:
         super().__init_subclass__(**keywords)
+        if kind is not None:
+            cls.kind = kind
         if function is None:
             return
         cls.function = staticmethod(function)

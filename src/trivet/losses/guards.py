@@ -1,29 +1,127 @@
 """Checks of what is given to a loss: the mistakes that train, silently and badly.
 
-They read the data and so wait for a GPU: opt-in in training (:class:`Guarded`), always on in lint.
+They read the data and so wait for a GPU: opt-in in training (:class:`Guarded`), always on in lint, which calls
+:func:`check` with a loss, a model's output and a target, and makes findings of the problems.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from trivet.errors import DataError
-from trivet.losses.contract import check_choice
+from trivet.errors import DataError, InputError
+from trivet.losses import problems as find
+from trivet.losses.combine import CombinedLoss
+from trivet.losses.contract import Loss, check_choice
+from trivet.losses.problems import Problem
 
-__all__ = ["Guarded", "Problem", "inspect_batch"]
+__all__ = ["Guarded", "Problem", "check", "inspect_batch"]
+
+KINDS = ("regression", "binary", "multiclass", "region", "embedding", "views", "matching", "language")
+PROBABILITIES = ("probabilities", "log_probabilities")  # what some losses of torch take instead of logits
+
+_TORCH: dict[str, str] = {
+    "BCELoss": "probabilities",
+    "BCEWithLogitsLoss": "binary",
+    "CrossEntropyLoss": "multiclass",
+    "GaussianNLLLoss": "regression",
+    "HuberLoss": "regression",
+    "KLDivLoss": "log_probabilities",
+    "L1Loss": "regression",
+    "MSELoss": "regression",
+    "MultiLabelSoftMarginLoss": "binary",
+    "NLLLoss": "log_probabilities",
+    "PoissonNLLLoss": "regression",
+    "SmoothL1Loss": "regression",
+    "SoftMarginLoss": "regression",
+    "binary_cross_entropy": "probabilities",
+    "kl_div": "log_probabilities",
+    "nll_loss": "log_probabilities",
+}
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a batch: a stable code, what was seen (with numbers), and what to do."""
+def check(loss: nn.Module | Callable[..., Tensor], input: Tensor, target: Tensor) -> list[Problem]:
+    """Return what is wrong with an output and a target that are given to this loss.
 
-    code: str
-    message: str
-    fix: str
+    Args:
+        loss: a loss of trivet or torch, as a module or a function, or a sum of such losses, whose terms are all
+            looked at. A loss that is neither is only asked for numbers that are not finite.
+        input: what the model gave, as the loss takes it.
+        target: what it should have given.
+
+    Each problem has a stable ``code``, a ``message`` and a ``fix`` in words, and ``evidence``: what was seen in
+    numbers. The loss is not called, and a batch that it would refuse is no error here.
+
+    >>> found = check(nn.CrossEntropyLoss(), torch.rand(8, 3).softmax(1), torch.arange(8) % 3)
+    >>> found[0].code, round(found[0].evidence["floor"], 3)
+    ('double-softmax', 0.551)
+    """
+    if isinstance(loss, Guarded):
+        return check(loss.loss, input, target)
+    if isinstance(loss, CombinedLoss):
+        found = [problem for part in loss.losses for problem in check(part, input, target)]
+        return list({(problem.code, problem.message): problem for problem in found}.values())
+    kind = kind_of(loss)
+    if kind is None:
+        return find.not_finite(input, target)
+    of_loss = loss if isinstance(loss, nn.Module) else None
+    if _name(loss) in ("gaussian_nll_loss", "GaussianNLLLoss") and input.ndim == target.ndim + 1:
+        input = input.select(1, 0)  # the means; log variances beside them
+    weight = getattr(of_loss, "weight", None)
+    found = inspect_batch(
+        input,
+        target,
+        kind=kind,
+        weight=weight if isinstance(weight, Tensor) else None,
+        ignore_index=int(getattr(of_loss, "ignore_index", -100)),
+        multilabel=bool(getattr(of_loss, "multilabel", False)),
+        classes=_classes_owned(of_loss),
+    )
+    if _name(loss) == "info_nce_loss":
+        found = [problem for problem in found if problem.code != "shape-mismatch"]
+        found += find.two_views(input, target, queue=True)
+    return found
+
+
+def kind_of(loss: nn.Module | Callable[..., Tensor]) -> str | None:
+    """Return what kind of input and target a loss takes; None where that is not known.
+
+    >>> kind_of(nn.NLLLoss()), kind_of(nn.functional.cross_entropy), kind_of(print)
+    ('log_probabilities', 'multiclass', None)
+    """
+    if isinstance(loss, Loss):
+        return type(loss).kind
+    if type(loss) in vars(nn.modules.loss).values():
+        return _TORCH.get(type(loss).__name__)
+    name = _name(loss)
+    if getattr(loss, "__module__", "").startswith(("torch", "trivet")):
+        return _TORCH.get(name) or _kinds().get(name)
+    return None
+
+
+@functools.cache
+def _kinds() -> dict[str, str]:
+    from trivet import losses  # the catalogue stands above this module
+
+    return {name: part.kind for name, part in losses.catalogue().items()}
+
+
+def _name(loss: nn.Module | Callable[..., Tensor]) -> str:
+    if isinstance(loss, Loss):
+        return type(loss).function.__name__
+    return type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", "")
+
+
+def _classes_owned(loss: nn.Module | None) -> int | None:
+    """Return how many classes a loss has that owns its output layer."""
+    for name in ("prototypes", "linear_weight"):
+        if isinstance(owned := getattr(loss, name, None), Tensor):
+            return len(owned)
+    return None
 
 
 def inspect_batch(
@@ -33,196 +131,103 @@ def inspect_batch(
     kind: str,
     weight: Tensor | None = None,
     ignore_index: int = -100,
+    multilabel: bool = False,
+    classes: int | None = None,
 ) -> list[Problem]:
-    """Return what is wrong with a batch for a loss that takes logits.
+    """Return what is wrong with a batch for a loss of this kind.
 
     Args:
-        input: what the model gave: logits ``(batch, classes, ...)``, ``(batch, ...)`` for binary and
-            regression.
+        input: what the model gave: logits ``(batch, classes, ...)``, ``(batch, ...)`` for binary and regression,
+            embeddings or hidden states ``(batch, features)``.
         target: what it should have given.
-        kind: ``"binary"`` (sigmoid losses), ``"multiclass"`` (softmax losses), or ``"regression"``.
+        kind: ``"regression"``, ``"binary"`` (sigmoid losses), ``"multiclass"`` (softmax losses), ``"region"``
+            (overlap losses), ``"embedding"`` (vectors and labels), ``"views"`` (two vectors for each sample),
+            ``"matching"`` (two sets of logits), ``"language"`` (hidden states and labels), and for torch's losses
+            ``"probabilities"`` and ``"log_probabilities"``.
         weight: class weights ``(classes,)``.
         ignore_index: a label that takes no part.
+        multilabel: region losses only: classes do not exclude each other.
+        classes: how many classes the loss itself has, for embeddings and hidden states.
 
     >>> [p.code for p in inspect_batch(torch.rand(8, 3).softmax(1), torch.arange(8) % 3, kind="multiclass")]
     ['double-softmax']
     """
-    check_choice("kind", kind, ("binary", "multiclass", "regression"))
-    problems = _not_finite(input, target)
-    problems += _shapes(input, target) if kind != "multiclass" else _classes(input, target, weight, ignore_index)
+    check_choice("kind", kind, KINDS + PROBABILITIES)
+    found = find.not_finite(input, target)
+    if kind == "region":
+        kind = "binary" if multilabel or input.shape[1] == 1 else "multiclass"
+        if kind == "binary" and target.ndim == input.ndim - 1:
+            target = target.unsqueeze(1)
+            target = torch.where(target == ignore_index, 0, target)
+    if kind == "log_probabilities":
+        found += find.no_log_probabilities(input)
+        return found + (_labels(input, target, weight, ignore_index) if not target.is_floating_point() else [])
     if kind == "multiclass":
-        problems += _softmax_applied(input)
-    elif kind == "binary":
-        problems += _sigmoid_applied(input) + _target_range(target)
-    return problems
+        return found + _labels(input, target, weight, ignore_index) + find.softmax_applied(input)
+    if kind in ("regression", "binary", "probabilities"):
+        found += find.shapes(input, target)
+        found += find.binary_range(target) if kind != "regression" else []
+        found += find.sigmoid_applied(input) if kind == "binary" else []
+        return found + (find.no_probabilities(input) if kind == "probabilities" else [])
+    if kind == "views":
+        return found + find.two_views(input, target, queue=False)
+    if kind == "matching":
+        return found + find.shapes(input, target) + find.softmax_applied(input)
+    return found + _vectors(input, target, weight, ignore_index, classes, pairs=kind == "embedding")
 
 
-def _not_finite(input: Tensor, target: Tensor) -> list[Problem]:
-    problems = []
-    for name, tensor in (("input", input), ("target", target)):
-        bad = int(tensor.isnan().sum()) + (int(tensor.isinf().sum()) if name == "target" else 0)
-        if bad:
-            problems.append(
-                Problem(
-                    f"{name}-not-finite",
-                    f"{bad} of {tensor.numel()} values of {name} are NaN or infinite",
-                    "look for missing values in the data, or a learning rate that is too high",
-                )
-            )
-    return problems
-
-
-def _shapes(input: Tensor, target: Tensor) -> list[Problem]:
-    if input.shape == target.shape:
-        return []
-    try:
-        shape = torch.broadcast_shapes(input.shape, target.shape)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        return [
-            Problem(
-                "shape-mismatch",
-                f"input {tuple(input.shape)} and target {tuple(target.shape)} do not fit",
-                "give target the shape of input",
-            )
-        ]
-    return [
-        Problem(
-            "accidental-broadcast",
-            f"input {tuple(input.shape)} and target {tuple(target.shape)} would broadcast to {tuple(shape)}: "
-            "every prediction is compared with every target",
-            "squeeze the last axis of input, or unsqueeze target",
-        )
-    ]
-
-
-def _classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> list[Problem]:
-    problems, classes = [], input.shape[1] if input.ndim > 1 else 1
-    if weight is not None and weight.shape != (classes,):
-        problems.append(
-            Problem(
-                "weight-length",
-                f"class weights of shape {tuple(weight.shape)} for {classes} classes",
-                f"give {classes} weights, one for each class",
-            )
-        )
+def _labels(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> list[Problem]:
+    classes = input.shape[1] if input.ndim > 1 else 1
+    found = find.weight_length(weight, classes)
     if target.is_floating_point():
-        return problems + _probabilities(input, target)
-    labels = target[target != ignore_index]
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if low < 0 or high >= classes:
-        problems.append(
-            Problem(
-                "target-out-of-range",
-                f"labels run from {low} to {high}; the model has {classes} outputs",
-                f"number the classes from 0 to {classes - 1}, or widen the last layer",
-            )
-        )
-    if target.shape == (len(input), 1) and input.ndim == 2:
-        problems.append(Problem("target-column", f"labels of shape {tuple(target.shape)}", "squeeze the last axis"))
-    elif target.shape != input.shape[:1] + input.shape[2:]:
-        problems.append(
-            Problem(
-                "shape-mismatch",
-                f"labels of shape {tuple(target.shape)} for logits of shape {tuple(input.shape)}",
-                "give one label for each position: input's shape without its second axis, the classes",
-            )
-        )
-    return problems
+        return found + find.no_distribution(input, target)
+    return found + find.label_range(target, classes, ignore_index) + find.label_shape(input, target)
 
 
-def _probabilities(input: Tensor, target: Tensor) -> list[Problem]:
-    """Look at a target of floating type: it must be a distribution over the classes for each position."""
-    if target.shape != input.shape:
+def _vectors(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, classes: int | None, *, pairs: bool
+) -> list[Problem]:
+    """Look at labels of vectors: one each, of a class that the loss has, or with partners in the batch."""
+    if target.shape != input.shape[:-1] or target.is_floating_point():
         return [
             Problem(
                 "shape-mismatch",
-                f"probabilities of shape {tuple(target.shape)} for logits of shape {tuple(input.shape)}",
-                "give target the shape of input; labels must be integers: target.long()",
+                f"labels of {target.dtype} and shape {tuple(target.shape)} for vectors {tuple(input.shape)}",
+                "give one integer label for each vector",
+                {"input": str(tuple(input.shape)), "target": str(tuple(target.shape))},
             )
         ]
-    wide = target.detach().float()
-    if not wide.numel() or (bool((wide >= 0).all()) and bool(((wide.sum(1) - 1).abs() < 1e-2).all())):
-        return []
-    return [
-        Problem(
-            "target-no-distribution",
-            f"target holds numbers from {wide.min():g} to {wide.max():g}, and rows add up to "
-            f"{wide.sum(1).min():g} to {wide.sum(1).max():g}",
-            "give probabilities that add up to 1 over the classes, or integer labels",
-        )
-    ]
-
-
-def _softmax_applied(input: Tensor) -> list[Problem]:
-    if input.ndim < 2 or input.shape[1] < 2 or not input.numel():
-        return []
-    wide = input.detach().float()
-    if bool((wide >= 0).all()) and bool(((wide.sum(1) - 1).abs() < 1e-2).all()):
-        return [
-            Problem(
-                "double-softmax",
-                "every row of input is a probability distribution: softmax was applied, and the loss "
-                f"applies it again; with {input.shape[1]} classes the loss cannot fall below "
-                f"{torch.log1p((input.shape[1] - 1) * torch.exp(torch.tensor(-1.0))):.3f}",
-                "remove the softmax at the end of the model",
-            )
-        ]
-    return []
-
-
-def _sigmoid_applied(input: Tensor) -> list[Problem]:
-    wide = input.detach().float()
-    if wide.numel() >= 8 and bool(((wide >= 0) & (wide <= 1)).all()):
-        return [
-            Problem(
-                "probabilities-for-logits",
-                f"all {wide.numel()} values of input lie in [{wide.min():.3f}, {wide.max():.3f}]: "
-                "sigmoid was applied, and the loss applies it again: predictions stay in [0.5, 0.73]",
-                "remove the sigmoid at the end of the model",
-            )
-        ]
-    return []
-
-
-def _target_range(target: Tensor) -> list[Problem]:
-    low, high = (float(target.min()), float(target.max())) if target.numel() else (0.0, 0.0)
-    if low < 0 or high > 1:
-        return [
-            Problem(
-                "target-out-of-range",
-                f"binary targets run from {low:g} to {high:g}",
-                "give targets in [0, 1]: 0 and 1, or probabilities",
-            )
-        ]
-    return []
+    if classes is not None:
+        return find.weight_length(weight, classes) + find.label_range(target, classes, ignore_index)
+    return find.no_pairs(target) if pairs else []
 
 
 class Guarded(nn.Module):
     """A loss whose first batches are inspected; raises DataError, or warns, on the first problem.
 
-    >>> Guarded(nn.MSELoss(), kind="regression")(torch.zeros(4, 1), torch.zeros(4))
+    ``kind`` need only be given for losses that are neither trivet's nor torch's; see :func:`inspect_batch`.
+
+    >>> Guarded(nn.MSELoss())(torch.zeros(4, 1), torch.zeros(4))
     Traceback (most recent call last):
     trivet.errors.DataError: accidental-broadcast: input (4, 1) and target (4,) would broadcast to (4, 4): ...
     """
 
-    def __init__(self, loss: nn.Module, *, kind: str, batches: int = 3, on_problem: str = "raise") -> None:
+    def __init__(
+        self, loss: nn.Module, *, kind: str | None = None, batches: int = 3, on_problem: str = "raise"
+    ) -> None:
         super().__init__()
         check_choice("on_problem", on_problem, ("raise", "warn"))
+        if kind is None and not isinstance(loss, CombinedLoss) and kind_of(loss) is None:
+            raise InputError(
+                f"{type(loss).__name__} is no loss of trivet or torch; give kind=, one of {', '.join(KINDS)}"
+            )
         self.loss, self.kind, self.batches, self.on_problem = loss, kind, batches, on_problem
         self.seen = 0
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         if self.seen < self.batches:
             self.seen += 1
-            weight = getattr(self.loss, "weight", None)
-            ignore_index = getattr(self.loss, "ignore_index", -100)
-            for problem in inspect_batch(
-                input,
-                target,
-                kind=self.kind,
-                weight=weight if isinstance(weight, Tensor) else None,
-                ignore_index=ignore_index,
-            ):
+            for problem in self._found(input, target):
                 message = f"{problem.code}: {problem.message}; {problem.fix}"
                 if self.on_problem == "raise":
                     raise DataError(message)
@@ -230,3 +235,15 @@ class Guarded(nn.Module):
         given = (input, target) if sample_weight is None else (input, target, sample_weight)
         value: Tensor = self.loss(*given)
         return value
+
+    def _found(self, input: Tensor, target: Tensor) -> list[Problem]:
+        if self.kind is None:
+            return check(self.loss, input, target)
+        weight = getattr(self.loss, "weight", None)
+        return inspect_batch(
+            input,
+            target,
+            kind=self.kind,
+            weight=weight if isinstance(weight, Tensor) else None,
+            ignore_index=getattr(self.loss, "ignore_index", -100),
+        )

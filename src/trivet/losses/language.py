@@ -268,10 +268,10 @@ def z_loss(
     return reduce(values, weight, reduction=reduction, empty=empty)
 
 
-class ZLoss(Loss, function=z_loss): ...
+class ZLoss(Loss, function=z_loss, kind="multiclass"): ...
 
 
-class LinearCrossEntropyLoss(Loss, function=linear_cross_entropy):
+class LinearCrossEntropyLoss(Loss, function=linear_cross_entropy, kind="language"):
     """:func:`linear_cross_entropy` with its output layer; give ``loss.parameters()`` to the optimizer too.
 
     To tie it to an embedding: ``loss.linear_weight = embedding.weight``.
