@@ -1,7 +1,8 @@
 """Write a page for every loss, optimizer and schedule from its own documentation: `make docs`.
 
 The pages go to `docs/parts/`, which git ignores: they are the docstrings, and a second copy under version control
-would only lag behind. A part that a recipe can name has a page by being named; one without documentation fails.
+would only lag behind. A part that a recipe can name has a page by being named; one without documentation fails. The
+picture of a loss is drawn from the loss itself: value and gradient along the number that it cares about.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 from pathlib import Path
 
 from trivet import schedules
-from trivet.recipes.catalogue import documentation, loss_class, optimizer_class, parameters_of, parts
+from trivet.figures.style import write_svg
+from trivet.recipes.catalogue import documentation, loss_class, optimizer_class, parameters_of, parts, portrait_of
 
 FOLDER = Path(__file__).parent / "parts"
 FAMILIES = {
@@ -27,7 +29,12 @@ def page(family: str, name: str) -> str:
     text = documentation(name)
     if not text:
         raise SystemExit(f"docs: {name} ({family}) has no docstring, so it has no page; write one")
-    return f"# {name}\n\n{_in_a_recipe(family, name)}\n\n{_parameters(family, name)}{_markdown(text)}\n"
+    head = f"# {name}\n\n{_in_a_recipe(family, name)}\n\n{_parameters(family, name)}"
+    summary, _, rest = text.partition("\n\n")
+    if picture := portrait_of(name):
+        curves = "; ".join(curve.label for curve in picture.curves)
+        summary += f"\n\n![Value and gradient along: {picture.along} ({curves})]({name}.svg)"
+    return f"{head}{_markdown(summary)}\n\n{_markdown(rest)}\n"
 
 
 def _in_a_recipe(family: str, name: str) -> str:
@@ -65,6 +72,9 @@ def _block(block: str) -> str:
     before, formula = block.partition(".. math::")[::2]
     if formula:
         return f"{before}```math\n{inspect.cleandoc(formula)}\n```"
+    if block.startswith("When: "):
+        flowing = re.sub(r"\n +", " ", block)
+        block = re.sub(r"^(When|When not|Cost): ", r"- **\1.** ", flowing, flags=re.MULTILINE)
     if re.match(r"(Args|Arguments|Raises|Returns):", block):
         block = re.sub(r"^    (\w+): ", r"- `\1`: ", block, flags=re.MULTILINE).replace(":\n-", ":\n\n-", 1)
     return block.replace("``", "`")
@@ -79,6 +89,8 @@ def write(folder: Path) -> list[Path]:
         for name in names:
             path = folder / family / f"{name}.md"
             path.write_text(page(family, name), encoding="utf-8")
+            if picture := portrait_of(name):
+                write_svg(picture.plot(), str(path.with_suffix(".svg")))
             written.append(path)
             index.append(f"- [{name}]({family}/{name}.md): {_summary(name)}")
         index.append("")
@@ -92,7 +104,7 @@ def _summary(name: str) -> str:
 
 def main() -> None:
     written = write(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
-    print(f"{len(written)} pages in {written[-1].parent}")
+    print(f"{len(written)} pages, with pictures of the losses, in {written[-1].parent}")
 
 
 if __name__ == "__main__":

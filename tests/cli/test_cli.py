@@ -257,6 +257,21 @@ def test_show_lists_and_explains_parts(capsys: pytest.CaptureFixture[str]) -> No
     assert "lr" in out
 
 
+def test_show_draws_a_loss_in_the_terminal_and_as_svg(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "show", "hinge_loss")
+    assert code == 0
+    for part in ("When: ", "When not: ", "Cost: ", "Along logit, from -6 to 6:", "gradient, target 0  ▁"):
+        assert part in out
+    svg = tmp_path / "hinge.svg"
+    code, out, _ = said(capsys, "show", "hinge_loss", "--svg", str(svg), "--json")
+    assert code == 0
+    assert len(json.loads(out)["picture"]["curves"]) == 2
+    assert "<svg" in svg.read_text()
+    code, _, err = said(capsys, "show", "AdamW", "--svg", str(svg))
+    assert code == 2
+    assert "only losses have a picture" in err
+
+
 def test_env_says_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = said(capsys, "env", "--json")
     assert json.loads(out)["torch"].startswith("2.")

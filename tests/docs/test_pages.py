@@ -10,6 +10,8 @@ import pytest
 from docs.generate import page, write
 from trivet.recipes.catalogue import parts
 
+pytestmark = pytest.mark.app  # pictures are drawn by matplotlib
+
 PARTS = [(family, name) for family, names in parts().items() for name in names]
 
 
@@ -28,6 +30,12 @@ def test_the_index_links_every_page_and_no_other(tmp_path: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text())
     assert {tmp_path / link for link in links} == set(written[:-1])
     assert len(links) == len(PARTS)
+    pictures = {path.stem for path in (tmp_path / "losses").glob("*.svg")}
+    assert pictures == {name for family, name in PARTS if family == "losses"}
+    for name in pictures:
+        text = (tmp_path / "losses" / f"{name}.md").read_text()
+        assert f"]({name}.svg)" in text
+        assert all(f"- **{said}.** " in text for said in ("When", "When not", "Cost"))
 
 
 def test_a_part_without_documentation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -56,6 +57,9 @@ def test_page_says_formula_arguments_and_an_example(name: str) -> None:
     assert ":math:" in page or ".. math::" in page
     assert ">>> " in page
     assert "Args:" in page or "Arguments as for" in page
+    # One line each: when to take it, when not, what it costs (lines that go on are indented), and where it is from.
+    for said in (r"^When: .{20}", r"^When not: .{20}", r"^Cost: .{20}", r"^Source: .{10}"):
+        assert re.search(said, page, re.MULTILINE), f"{name}: no line {said!r}"
 
 
 @every_loss

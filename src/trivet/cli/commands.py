@@ -147,10 +147,11 @@ def show(
     part: Annotated[str | None, Parameter(help="Name of a loss, optimizer or schedule.")] = None,
     /,
     *,
+    svg: Annotated[str | None, Parameter(help="Write the picture of a loss, value and gradient, to this file.")] = None,
     json: Json = False,
 ) -> None:
     """Show the page of a loss, optimizer or schedule; without a name, list them all."""
-    from trivet.recipes.catalogue import page, parts
+    from trivet.recipes.catalogue import page, parts, portrait_of
 
     if part is None:
         names = parts()
@@ -160,9 +161,16 @@ def show(
             for family, members in names.items():
                 print(f"{family}: {', '.join(members)}")
         return
-    text = page(part)
+    text, picture = page(part), portrait_of(part)
+    if svg is not None:
+        from trivet.errors import InputError
+        from trivet.figures.style import write_svg
+
+        if picture is None:
+            raise InputError(f"--svg with {part}; only losses have a picture of their own")
+        write_svg(picture.plot(), svg)
     if json:
-        emit({"part": part, "page": text})
+        emit({"part": part, "page": text, "picture": picture})
     else:
         print(text)
 

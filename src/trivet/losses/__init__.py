@@ -76,6 +76,7 @@ from trivet.losses.overlap import (
     jaccard_loss,
     tversky_loss,
 )
+from trivet.losses.portraits import Portrait, portrait
 from trivet.losses.squares import HuberLoss, MSELoss, huber_loss, mse_loss
 from trivet.losses.weights import class_counts, class_weights
 from trivet.losses.yes_no import AsymmetricLoss, HingeLoss, asymmetric_loss, hinge_loss
@@ -115,6 +116,7 @@ __all__ = [
     "MultiSimilarityLoss",
     "NTXentLoss",
     "PoissonNLLLoss",
+    "Portrait",
     "Problem",
     "QuantileLoss",
     "SmoothL1Loss",
@@ -161,6 +163,7 @@ __all__ = [
     "next_token",
     "nt_xent_loss",
     "poisson_nll_loss",
+    "portrait",
     "quantile_loss",
     "signed_distance",
     "smooth_l1_loss",

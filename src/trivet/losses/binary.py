@@ -62,6 +62,12 @@ def binary_cross_entropy_with_logits(
 
     .. math:: \ell = -w_+\, t \log p - (1 - t) \log(1 - p), \qquad p = \sigma(z)
 
+    When: yes-or-no targets and labels that do not exclude each other, where probabilities are wanted. The default.
+    When not: one of C classes that exclude each other (:func:`cross_entropy`). Rare positives alone are no reason
+      against it: tune the decision threshold first.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient, about 3 times
+      a squared error's time (exponentials).
+
     Args:
         input: logits ``(batch, ...)``.
         target: 0 or 1, or probabilities, of the same shape.
@@ -79,6 +85,8 @@ def binary_cross_entropy_with_logits(
     >>> import torch
     >>> binary_cross_entropy_with_logits(torch.tensor([-1e4, 1e4]), torch.ones(2), reduction="none")
     tensor([10000.,     0.])
+
+    Source: Cox 1958, "The regression analysis of binary sequences".
     """
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing={label_smoothing}; allowed is a number in [0, 1]")
@@ -114,6 +122,12 @@ def focal_loss(
     Computed from logits in log space: finite for gamma in (0, 1) at any logit, where torchvision's gradient
     is NaN, and with a gradient at confidently wrong ones, where Keras has none. For one of C classes:
     ``softmax_focal_loss``.
+
+    When: dense detection and the like, where nearly all elements are easy negatives and their sum drowns the rest.
+    When not: probabilities are wanted: they come out too close to one half. Not for mild imbalance, where plain
+      cross entropy and a tuned threshold do as well.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient, about 5 times
+      a squared error's time (exponentials).
 
     Args:
         input: logits ``(batch, ...)``.

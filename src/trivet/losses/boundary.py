@@ -67,11 +67,13 @@ def boundary_loss(
 
     .. math:: \ell = \frac{1}{|\Omega|} \sum_{i \in \Omega} \sum_c p_{ic} \, \varphi_c(i)
 
-    with :math:`\varphi_c` the signed distance to the boundary of class c (positive outside). When a mistake far
-    from the boundary is worse than one beside it, and for regions so small that overlap says little. Not alone: its
-    optimum without a region loss is to predict everything inside or nothing. Cost: a distance transform for each
-    image and class, once where there is no augmentation. Start from a small weight that grows along the run, as the
-    paper does: ``DiceLoss() + schedule * BoundaryLoss()``.
+    with :math:`\varphi_c` the signed distance to the boundary of class c (positive outside).
+
+    When: a mistake far from the boundary is worse than one beside it, and for regions so small that overlap says
+      little. Start from a small weight that grows along the run, as the paper does: ``DiceLoss() + schedule *
+      BoundaryLoss()``.
+    When not: alone: without a region loss its optimum is to predict everything inside or nothing.
+    Cost: a distance transform for each image and class, once where there is no augmentation (see ``target``).
 
     Args:
         input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.

@@ -36,6 +36,12 @@ def cross_entropy(
     A masked class (a logit of -inf) takes no part: its share of a target or of the smoothing is dropped,
     where torch gives infinity or NaN.
 
+    When: one of C classes, when probabilities or the most likely class are wanted. The default; with ``weight``
+      where mistakes on rare classes cost more.
+    When not: classes that do not exclude each other (:func:`binary_cross_entropy_with_logits`), many wrong labels
+      (:func:`generalized_cross_entropy_loss`), outputs that are probabilities already.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+
     Args:
         input: logits ``(batch, classes, ...)``.
         target: labels ``(batch, ...)``, or probabilities of input's shape.
@@ -56,6 +62,8 @@ def cross_entropy(
     >>> import torch
     >>> round(cross_entropy(torch.zeros(2, 4), torch.tensor([0, -100])).item(), 4)  # log 4
     1.3863
+
+    Source: Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs".
     """
     check_choice("convention", convention, ("torch", "keras"))
     if not 0 <= label_smoothing <= 1:

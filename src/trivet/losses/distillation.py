@@ -77,6 +77,10 @@ def kl_div_loss(
     Both arguments are logits: torch's ``kl_div`` takes log probabilities, and gives NaN where one is -inf;
     here a masked class (-inf in both) takes no part.
 
+    When: a small model should answer as a large one does, usually added to the cross entropy of the labels.
+    When not: a teacher worse than the labels; teachers that exclude classes which the student must know.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+
     Args:
         input: student logits ``(batch, classes, ...)``.
         target: teacher logits ``(batch, classes, ...)``.
@@ -128,6 +132,12 @@ def jensen_shannon_loss(
     :math:`\mathrm{KL}(p \| q)`, the limits of :math:`\ell / \beta` and :math:`\ell / (1 - \beta)` (Liger's
     reading).
 
+    When: student and teacher may be far apart (a language model on its own samples), or agreement of several views
+      is wanted: no row can cost more than log 2.
+    When not: the start of a distillation from nothing: where the two do not overlap its gradient vanishes, and KL's
+      does not.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+
     Args:
         input: student logits ``(batch, classes, ...)``.
         target: teacher logits ``(batch, classes, ...)``.
@@ -177,6 +187,11 @@ def feature_matching_loss(
     ``"absolute"``, the mean of :math:`|x - y|` (pix2pixHD); ``"cosine"``, :math:`1 - \cos(x, y)`;
     ``"attention"``, the squared distance of the unit maps :math:`\sum_c x_c^2` over positions (attention
     transfer: channels may differ).
+
+    When: a teacher's layers should guide a student's, or real and generated images should look alike inside a
+      network.
+    When not: features of unlike scale or shape without a projection; alone, where the labels are the task.
+    Cost: one pass over each layer's features; memory: a few copies of the largest layer.
 
     Args:
         input: features of the student ``(batch, channels, ...)``, or a sequence of them.

@@ -133,18 +133,20 @@ def linear_cross_entropy(
 ) -> Tensor:
     r"""Cross entropy of ``input @ linear_weight.T + linear_bias``, a block of tokens at a time.
 
-    When the vocabulary is large: the logits of 1024 tokens and 32000 classes are 131 MB, and backward needs them three
-    times over. Not where the logits themselves are wanted, nor for small vocabularies, where one product is faster.
-
     With logits :math:`z` (after the cap :math:`c \tanh(z / c)` if any), :math:`L = \log\sum_k e^{z_k}`, class
     weights :math:`w` and V classes:
 
     .. math:: \ell = (1 - \epsilon)\, w_y (L - z_y) + \frac{\epsilon}{V} \sum_k w_k (L - z_k)
               + \zeta\, w_y L^2
 
-    Extra memory: the gradients and one block of 16 MB. Sums are float32 for bfloat16 and float16 (torch
+    Sums are float32 for bfloat16 and float16 (torch
     2.13's chunked form adds up in bfloat16 and is 4 to 11 % low). Ignored tokens cost nothing: they are left
     out before the product.
+
+    When: the vocabulary is large: the logits of 1024 tokens and 32000 classes are 131 MB, and backward needs them
+      three times over.
+    When not: the logits themselves are wanted; small vocabularies, where one product is faster.
+    Cost: the three products of hidden states and output layer; memory: the gradients and one block.
 
     Args:
         input: hidden states ``(..., features)``.
@@ -245,8 +247,9 @@ def z_loss(
 
     .. math:: \ell = \Bigl(\log \sum_k e^{z_k}\Bigr)^2
 
-    When training in half precision, or where logits grow until the loss spikes. Not as a loss of its own: it does not
-    know the target.
+    When: training in half precision, or logits that grow until the loss spikes.
+    When not: a loss of its own: it does not know the target.
+    Cost: one pass; memory: two copies of the logits.
 
     Args:
         input: logits ``(batch, classes, ...)``.

@@ -85,13 +85,15 @@ def lovasz_loss(
 ) -> Tensor:
     r"""Lovasz-softmax: a surrogate of the mean intersection over union of the classes.
 
-    When the metric is the mean IoU, best after a start with cross entropy (fine tuning), whose gradient is steadier.
-    Not alone from scratch, and not for calibrated probabilities. Cost: one sort of all pixels for each class.
-
     For each class, with errors :math:`m_i = 1 - p_i` on its pixels and :math:`p_i` elsewhere, sorted falling:
 
     .. math:: \ell_c = \sum_i m_{(i)} \, \bigl(\Delta_J(\{1..i\}) - \Delta_J(\{1..i-1\})\bigr),
               \qquad \Delta_J = 1 - \mathrm{IoU}
+
+    When: the metric is the mean IoU; best after a start with cross entropy (fine tuning), whose gradient is
+      steadier.
+    When not: training from scratch with it alone; calibrated probabilities are wanted.
+    Cost: one sort of all pixels for each class; memory: a few copies of the logits.
 
     Args:
         input: logits ``(batch, classes, ...)``.
@@ -140,9 +142,11 @@ def lovasz_hinge_loss(
 ) -> Tensor:
     r"""Lovasz hinge: a convex surrogate of the intersection over union of one foreground class.
 
-    When one region is searched and judged by its IoU. Not for probabilities: beyond the margin nothing moves.
-
     The extension of :func:`lovasz_loss` at the hinge errors :math:`[1 - (2 t_i - 1) z_i]_+`.
+
+    When: one region is searched and judged by its IoU.
+    When not: probabilities are wanted: beyond the margin nothing moves.
+    Cost: one sort of all pixels; memory: a few copies of the logits.
 
     Args:
         input: logits ``(batch, ...)``.

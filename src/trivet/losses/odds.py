@@ -81,6 +81,10 @@ def softmax_focal_loss(
     ``gamma=0`` is cross entropy (not so in segmentation-models-pytorch, whose multiclass form is
     one-vs-rest).
 
+    When: one of C classes, most samples easy, and the hard ones should be heard.
+    When not: calibrated probabilities are wanted, or labels are wrong: the hardest samples are then the wrong ones.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+
     Args:
         input: logits ``(batch, classes, ...)``.
         target: labels ``(batch, ...)``.
@@ -127,6 +131,10 @@ def logit_adjusted_loss(
     .. math:: \ell = -\log \frac{\pi_y^\tau e^{z_y}}{\sum_k \pi_k^\tau e^{z_k}}
 
     Consistent for the balanced error. Predict from the logits as they are.
+
+    When: long-tailed classes, judged by the mean over classes (balanced accuracy).
+    When not: plain accuracy on data as frequent as the training set's is the metric: there cross entropy is right.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
 
     Args:
         input: logits ``(batch, classes, ...)``.
@@ -179,6 +187,12 @@ def ldam_loss(
 
     Meant for the logits of a normalised layer (cosines), whose size the margin is compared with.
 
+    When: long-tailed classes and a last layer of cosines. The authors train with it plainly first and add class
+      weights late.
+    When not: a last layer without normalisation: 30 times a plain logit saturates, and the margin of 0.5 says
+      nothing.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+
     Args:
         input: logits ``(batch, classes, ...)``.
         target: labels ``(batch, ...)``.
@@ -227,6 +241,11 @@ def generalized_cross_entropy_loss(
 
     ``q -> 0`` is cross entropy, ``q=1`` is :math:`1 - p_y`, which noise in the labels does not bias.
 
+    When: labels of which a share is wrong (crowds, rules, web data).
+    When not: clean labels, or hundreds of classes: training begins slowly, since a sample that is far off has
+      little gradient.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+
     Args:
         input: logits ``(batch, classes, ...)``.
         target: labels ``(batch, ...)``.
@@ -270,6 +289,10 @@ def symmetric_cross_entropy_loss(
     r"""Cross entropy plus its reverse, which labels cannot drive far when they are wrong.
 
     .. math:: \ell = -\alpha \log p_y - \beta A (1 - p_y), \qquad A = \log 0 := -4
+
+    When: wrong labels, with somewhat faster learning than generalised cross entropy; two weights to tune.
+    When not: clean labels; probabilities are wanted.
+    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
 
     Args:
         input: logits ``(batch, classes, ...)``.

@@ -65,6 +65,11 @@ def l1_loss(
 
     Its minimiser is the median. The slope does not fall near the minimum: let the learning rate fall instead.
 
+    When: the median is wanted, or the metric is the mean absolute error, or many targets are wrong.
+    When not: a mean or a total is wanted of skewed targets: the median lies below it. Where steps near the minimum
+      must shrink by themselves, :func:`smooth_l1_loss`.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient.
+
     Args:
         input: predictions ``(batch, ...)``.
         target: values of the same shape.
@@ -77,6 +82,8 @@ def l1_loss(
     >>> import torch
     >>> l1_loss(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])).item()
     2.0
+
+    Source: Laplace 1774, "Memoire sur la probabilite des causes par les evenemens".
     """
     return pointwise(
         _absolute,
@@ -108,6 +115,10 @@ def smooth_l1_loss(
     .. math:: \ell = \begin{cases} e^2 / (2\beta) & |e| < \beta \\ |e| - \beta / 2 & \text{else} \end{cases}
 
     Huber's loss with delta = beta is ``beta`` times this.
+
+    When: box coordinates and the like: slope 1 whatever the size of an error, and a smooth minimum.
+    When not: errors much smaller than ``beta`` throughout, where it is squared error divided by 2 beta.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient.
 
     Args:
         input: predictions ``(batch, ...)``.
@@ -157,6 +168,13 @@ def log_cosh_loss(
 
     .. math:: \ell = \log\cosh(x - t)
 
+    When: Huber's behaviour without a threshold to choose, twice differentiable everywhere (second-order
+      optimizers).
+    When not: targets in units far from 1: errors count as large or small by their size against 1, so standardise
+      the target.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient, about 4 times
+      a squared error's time (exponentials).
+
     Args:
         input: predictions ``(batch, ...)``.
         target: values of the same shape.
@@ -169,6 +187,8 @@ def log_cosh_loss(
     >>> import torch
     >>> log_cosh_loss(torch.tensor([1e-4, 1e4]), torch.zeros(2), reduction="none")
     tensor([5.0000e-09, 9.9993e+03])
+
+    Source: Green 1990, "Bayesian reconstructions from emission tomography data using a modified EM algorithm".
     """
     return pointwise(
         _log_cosh,
@@ -200,6 +220,12 @@ def quantile_loss(
     .. math:: \ell = \max(\tau (t - x), (\tau - 1)(t - x))
 
     At 0.9 being too low costs nine times being too high. At 0.5 it is half the absolute error.
+
+    When: an interval or a cautious forecast is wanted: train one output for each quantile. At 0.5 it trains the
+      median.
+    When not: quantiles beyond what the data can show (0.999 from 500 rows); outputs for several quantiles may cross
+      and need sorting.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient.
 
     Args:
         input: predicted quantiles ``(batch, ...)``.

@@ -91,6 +91,12 @@ def dice_loss(
     .. math:: \ell_c = 1 - \frac{2 I + s}{P + T + s},
               \qquad I = \sum_i p_i t_i,\; P = \sum_i p_i,\; T = \sum_i t_i
 
+    When: segmentation judged by Dice or F1, with small regions. Often best added to cross entropy, whose gradient
+      is steadier.
+    When not: calibrated probabilities are wanted; images without any foreground count most (``classes``, ``smooth``
+      decide what they give).
+    Cost: two passes over the logits; no memory but the gradient.
+
     Args:
         input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.
         target: labels ``(batch, ...)``, or probabilities of input's shape.
@@ -164,6 +170,11 @@ def jaccard_loss(
 
     Sums are float32 for half precision (segmentation-models-pytorch gives NaN in float16 at 512 x 512).
 
+    When: segmentation judged by the intersection over union.
+    When not: the start of training from scratch, alone: its gradient is small while nothing overlaps; add cross
+      entropy.
+    Cost: two passes over the logits; no memory but the gradient.
+
     Args:
         input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.
         target: labels ``(batch, ...)``, or probabilities of input's shape.
@@ -187,6 +198,8 @@ def jaccard_loss(
     >>> half = torch.zeros(1, 1, 4), torch.tensor([[1, 1, 0, 0]])
     >>> round(jaccard_loss(*half, smooth=0.0).item(), 4)  # 1 - 1 / (2 + 2 - 1)
     0.6667
+
+    Source: Rahman and Wang 2016, "Optimizing intersection-over-union in deep neural networks", eq. 3.
     """
     check_choice("convention", convention, ("paper", "smp"))
     if convention == "smp":
@@ -243,6 +256,10 @@ def tversky_loss(
     .. math:: \ell_c = 1 - \frac{I + s}{I + \alpha\,(P - I) + \beta\,(T - I) + s}
 
     1/2 and 1/2 is Dice, 1 and 1 is Jaccard; a larger ``beta`` finds more of a small region.
+
+    When: missing a region and marking too much cost different amounts (lesions: ``beta`` above ``alpha``).
+    When not: both cost the same: that is Dice, with one number less to choose.
+    Cost: two passes over the logits; no memory but the gradient.
 
     Args:
         input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.
@@ -325,6 +342,10 @@ def focal_tversky_loss(
     r"""Tversky loss bent so that classes already found well keep a gradient.
 
     .. math:: \ell_c = (1 - \mathrm{TI}_c)^{1/\gamma}
+
+    When: small regions of which a part is always missed, once the large ones are found.
+    When not: noisy outlines: classes that cannot be found better keep the largest gradient.
+    Cost: two passes over the logits; no memory but the gradient.
 
     Arguments as for :func:`tversky_loss`; ``gamma`` is the focus, and with ``convention="smp"`` the power itself,
     taken of the mean over classes.

@@ -41,6 +41,12 @@ def mse_loss(
 
     Its minimiser is the mean, and it is the likelihood of normal noise of one size.
 
+    When: the mean of the target is wanted and errors are about normal and of one size. Standardise the target
+      first.
+    When not: outliers or wrong values (:func:`huber_loss`, :func:`l1_loss`), counts (:func:`poisson_nll_loss`), a
+      spread that differs between samples (:func:`gaussian_nll_loss`).
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient.
+
     Args:
         input: predictions ``(batch, ...)``.
         target: values of the same shape.
@@ -83,6 +89,12 @@ def huber_loss(
 
     ``delta`` times :func:`smooth_l1_loss` with beta = delta. As delta grows it becomes half the squared
     error.
+
+    When: a mean is wanted, and a few targets are far off or wrong. Choose ``delta`` near the size of an ordinary
+      error.
+    When not: errors without outliers, where squares use the data better; errors mostly above ``delta``, where it is
+      the absolute error with another name.
+    Cost: one pass over input and target for value and gradient together; no memory but the gradient.
 
     Args:
         input: predictions ``(batch, ...)``.

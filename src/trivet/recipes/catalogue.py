@@ -63,19 +63,30 @@ def parts() -> dict[str, list[str]]:
 
 
 def page(name: str) -> str:
-    """Return a part's page: its signature and its documentation."""
-    return f"{name}{_signature(_part(name))}\n\n{documentation(name)}"
+    """Return a part's page for a terminal: its signature, its documentation, and a loss's picture in characters."""
+    head, picture = f"{name}{_signature(_part(name))}", portrait_of(name)
+    drawn = "" if picture is None else picture.sketch()
+    return "\n\n".join(filter(None, (head, _explained(name), drawn, conventions.differences(name))))
+
+
+@functools.cache
+def portrait_of(name: str) -> losses.Portrait | None:
+    """Return the picture of a loss with its defaults; None for other parts."""
+    return losses.portrait(name) if name in losses.catalogue() else None
 
 
 def documentation(name: str) -> str:
     """Return a part's documentation; for a loss, that of its function, and where frameworks disagree about it."""
+    return "\n\n".join(filter(None, (_explained(name), conventions.differences(name))))
+
+
+def _explained(name: str) -> str:
     text = inspect.getdoc(_part(name)) or ""
     function = getattr(losses, name, None) if name in losses.catalogue() else None
     explained = inspect.getdoc(function) or "" if function is not None else ""
     if explained and explained not in text:
         # A module whose whole text is "see the function" adds nothing to it.
         text = explained if ":func:" in text and "\n\n" not in text else f"{text}\n\n{explained}"
-    text = "\n\n".join(filter(None, (text, conventions.differences(name))))
     return re.sub(r":(?:func|class|math|meth):`([^`]+)`", r"`\1`", text)
 
 

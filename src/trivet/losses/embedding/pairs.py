@@ -64,10 +64,13 @@ def contrastive_loss(
     .. math:: \ell_{ij} = \tfrac12 d_{ij}^2 \text{ (same class)}, \qquad
               \ell_{ij} = \tfrac12 [m - d_{ij}]_+^2 \text{ (other class)}
 
-    with the euclidean distance :math:`d`, over all pairs :math:`i \ne j`. When pairs are what is known (same or not)
-    and distances should mean something. Not with many classes in a batch, where nearly all pairs are negatives beyond
-    the margin and teach nothing: a softmax loss hears the hard ones. Distances come from differences,
-    so near duplicates are exact; at distance 0 the gradient is 0.
+    with the euclidean distance :math:`d`, over all pairs :math:`i \ne j`. Distances come from differences, so near
+    duplicates are exact; at distance 0 the gradient is 0.
+
+    When: pairs are what is known (same or not) and distances should mean something.
+    When not: many classes in a batch, where nearly all pairs are negatives beyond the margin and teach nothing: a
+      softmax loss hears the hard ones.
+    Cost: O(N^2 D) time in blocks, O(N D) memory and one block.
 
     Args:
         input: embeddings ``(batch, features)``.
@@ -129,14 +132,16 @@ def triplet_loss(
 
     .. math:: \ell_{apn} = [d_{ap} - d_{an} + m]_+
 
-    When an order of distances is wanted (retrieval, re-identification), with several samples of each class in a batch.
-    Not with random batches of many classes, which hold no positive pair. ``"hard"`` learns fastest and collapses on
-    noisy labels or too high a rate; begin with ``"semi_hard"`` there.
-
     Mined inside the batch: ``"all"`` triplets; ``"hard"``, per anchor the farthest positive and the nearest
     negative; ``"semi_hard"``, per positive pair the nearest negative that is farther than the positive
-    (:math:`d_{ap} < d_{an} < d_{ap} + m`). All triplets cost O(N^2 log N), not O(N^3): with an anchor's
-    negatives sorted, the sum over them is a running sum read at :math:`d_{ap} + m`.
+    (:math:`d_{ap} < d_{an} < d_{ap} + m`).
+
+    When: an order of distances is wanted (retrieval, re-identification), with several samples of each class in a
+      batch.
+    When not: random batches of many classes, which hold no positive pair. ``"hard"`` learns fastest and collapses
+      on noisy labels or too high a rate; begin with ``"semi_hard"`` there.
+    Cost: all triplets in O(N^2 (D + log N)), not O(N^3): with an anchor's negatives sorted, the sum over them is a
+      running sum read at :math:`d_{ap} + m`. Memory O(N D) and one block.
 
     Args:
         input: embeddings ``(batch, features)``.
@@ -252,11 +257,12 @@ def multi_similarity_loss(
     .. math:: \ell_i = \tfrac1\alpha \log\Bigl(1 + \sum_{p} e^{-\alpha (s_{ip} - \lambda)}\Bigr)
               + \tfrac1\beta \log\Bigl(1 + \sum_{n} e^{\beta (s_{in} - \lambda)}\Bigr)
 
-    When retrieval among many fine classes is the task, with several samples of each class in a batch. Not with noisy
-    labels: the hardest pairs weigh most.
-
     With cosines :math:`s`, over the pairs that are hard: :math:`s_{ip} < \max_n s_{in} + \varepsilon` and
     :math:`s_{in} > \min_p s_{ip} - \varepsilon`.
+
+    When: retrieval among many fine classes, with several samples of each class in a batch.
+    When not: noisy labels: the hardest pairs weigh most.
+    Cost: O(N^2 D) time in blocks, O(N D) memory and one block.
 
     Args:
         input: embeddings ``(batch, features)``, of any length.
@@ -332,12 +338,13 @@ def cosine_embedding_loss(
 
     .. math:: \ell = 1 - \cos(x, y) \text{ where } l = 1, \qquad [\cos(x, y) - m]_+ \text{ where } l = -1
 
-    When pairs are given and only directions count (two views, feature regression). Not for positives alone without a
-    stop-gradient or another term: one constant vector satisfies it.
-
     Called as torch's ``cosine_embedding_loss(input1, input2, target)``. Torch adds 1e-12 to the squared
     lengths, and its cosine of short vectors is wrong by that; here a zero vector has cosine 0 and zero
     gradient.
+
+    When: pairs are given and only directions count (two views, feature regression).
+    When not: positives alone without a stop-gradient or another term: one constant vector satisfies it.
+    Cost: O(N D), a few copies of the vectors.
 
     Args:
         input: vectors ``(batch, features)``.
@@ -350,6 +357,9 @@ def cosine_embedding_loss(
 
     >>> cosine_embedding_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])).item()
     1.0
+
+    Source: torch.nn.CosineEmbeddingLoss; all positive: Grill et al. 2020, "Bootstrap your own latent", eq. 2 (half
+    of it).
     """
     check_embeddings(input, target, labels=False)
     cosine = (unit(widen(input)) * unit(widen(target))).sum(1)
