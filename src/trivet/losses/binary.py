@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from trivet.errors import InputError
@@ -135,10 +136,11 @@ def focal_loss(
         gamma: the focus; 0 or more, 0 is weighted binary cross entropy.
         alpha: weight of positives, 1 - alpha of negatives; None weighs neither.
         convention: ``"paper"`` and torchvision: alpha on positives. ``"keras"``: alpha multiplies both
-            sides, as in Keras' categorical form.
+            sides, as in Keras' categorical form. ``"retinanet"`` (the paper's training, Detectron, torchvision's
+            detectors): the mean divides by the weight of the positives, at least 1. ``"monai"``: ``"sum"`` adds up
+            the means over the axes behind the second, of the elements that take part.
         mask: True where an element takes part ``(batch, ...)``.
-        reduction: ``"mean"`` over the weights of the elements that take part (the paper divides the
-            ``"sum"`` by the number of positives), ``"sum"`` or ``"none"``.
+        reduction: ``"mean"`` over the weights of the elements that take part, ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
         backend: ``"auto"``, or the execution that must be used: ``"cpu"``, ``"triton"`` or ``"torch"``.
@@ -149,16 +151,42 @@ def focal_loss(
 
     Source: Lin et al. 2017, "Focal loss for dense object detection", eq. 5.
     """
-    check_choice("convention", convention, ("paper", "keras"))
+    check_choice("convention", convention, ("paper", "keras", "retinanet", "monai"))
     if gamma < 0:
         raise InputError(f"gamma={gamma}; allowed is 0 or more")
     yes = no = 1.0
     if alpha is not None:
-        yes, no = alpha, (1 - alpha if convention == "paper" else alpha)
-    return pointwise(
-        _focal, input, target, (gamma, yes, no),
-        mask=mask, reduction=reduction, empty=empty, sample_weight=sample_weight, backend=backend, targets="mixture",
+        yes, no = alpha, (alpha if convention == "keras" else 1 - alpha)
+    by_positives = convention == "retinanet" and reduction == "mean"
+    by_map = convention == "monai" and reduction == "sum" and input.ndim > 2
+    result = pointwise(
+        _focal, input, target, (gamma, yes, no), mask=mask,
+        reduction="sum" if by_positives else "none" if by_map else reduction, empty=empty,
+        sample_weight=sample_weight, backend=backend, targets="mixture",
     )  # fmt: skip
+    if by_positives:
+        return _over_positives(result, target, mask, sample_weight, empty)
+    return _sum_of_means(result, mask) if by_map else result
+
+
+def _over_positives(
+    total: Tensor, target: Tensor, mask: Tensor | None, sample_weight: Tensor | None, empty: str
+) -> Tensor:
+    """Return the sum over the weight of the positives, which counts as 1 where it is less."""
+    kept = torch.ones_like(target, dtype=total.dtype) if mask is None else mask.expand_as(target).to(total.dtype)
+    if sample_weight is not None:
+        kept = kept * sample_weight.reshape(sample_weight.shape + (1,) * (target.ndim - sample_weight.ndim))
+    positives = torch.where(target > 0, kept, 0).sum().clamp_min(1)
+    nothing = torch.nan if empty == "nan" else 0.0
+    return torch.where(kept.any(), total / positives, total * nothing)
+
+
+def _sum_of_means(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the sum over samples and channels of the means over space."""
+    if mask is None:
+        return values.flatten(2).mean(2).sum()
+    kept = mask.expand_as(values).to(values.dtype).flatten(2)
+    return (values.flatten(2).sum(2) / kept.sum(2).clamp_min(1)).sum()
 
 
 class BCEWithLogitsLoss(Loss, function=binary_cross_entropy_with_logits, kind="binary"): ...

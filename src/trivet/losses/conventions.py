@@ -5,6 +5,7 @@ The numbers are computed when asked for, on one small batch, so that no page can
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,16 +25,25 @@ class Convention:
     """One reading of a loss: whose it is, the keywords that ask for it, and what is different.
 
     ``given`` holds what must be set for the difference to show (class weights, smoothing); it is given to both sides.
-    No keywords means that the framework agrees with the default up to what ``says`` names.
+    No keywords means that the framework agrees with the default up to what ``says`` names. ``on`` names a loss whose
+    batch is taken where the loss's own would not show the difference.
     """
 
     framework: str
     says: str
     keywords: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
+    on: str = ""
 
 
 _WEIGHT = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+_MONAI = Convention(
+    "MONAI",
+    "its sum adds up the classes too, and its mean does not divide by class weights (else no difference)",
+    {"convention": "monai"},
+    {"reduction": "sum"},
+)
 
 CONVENTIONS: dict[str, tuple[Convention, ...]] = {
     "arcface_loss": (
@@ -44,6 +54,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"margin": 28.6},
         ),
     ),
+    "asymmetric_loss": (Convention("the authors' code, timm", "adds up: there is no mean", {"reduction": "sum"}),),
     "binary_cross_entropy_with_logits": (
         Convention("torch, MONAI", "no smoothing of their own; the same without it"),
         Convention(
@@ -92,7 +103,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
         ),
     ),
     "dice_loss": (
-        Convention("MONAI", "no difference: ratios for each image and class, smooth=1e-5 added to both sides"),
+        _MONAI,
         Convention("V-Net", "squares the probabilities in the denominator", {"convention": "vnet"}),
         Convention(
             "segmentation-models-pytorch",
@@ -111,6 +122,19 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
     "focal_loss": (
         Convention("torchvision, MONAI, Keras (binary)", "no difference: alpha on positives, 1 - alpha on negatives"),
         Convention("Keras (categorical)", "alpha multiplies both sides", {"convention": "keras"}),
+        Convention("Keras (binary) and MONAI, defaults", "no alpha unless it is asked for", {"alpha": None}),
+        Convention(
+            "the paper's training, Detectron, torchvision's detectors",
+            "the mean divides by the number of positives, not of elements",
+            {"convention": "retinanet"},
+        ),
+        Convention(
+            "MONAI",
+            "its sum adds up the means over space",
+            {"convention": "monai"},
+            {"reduction": "sum"},
+            on="lovasz_hinge_loss",
+        ),
     ),
     "focal_tversky_loss": (
         Convention(
@@ -121,6 +145,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
         ),
     ),
     "generalized_cross_entropy_loss": (Convention("Keras", "another default, q=0.5", {"q": 0.5}),),
+    "hinge_loss": (Convention("Keras, scikit-learn", "no difference; labels are -1 and 1 there, 0 and 1 here"),),
     "huber_loss": (
         Convention("torch, Keras, optax", "no difference; it is delta times their Smooth L1 of beta = delta"),
     ),
@@ -130,6 +155,12 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             "segmentation-models-pytorch",
             "pools the batch, no smoothing, a class absent from the target counts as 0 in the mean",
             {"convention": "smp"},
+            {"smooth": 1.0},
+        ),
+        Convention(
+            "MONAI (DiceLoss with jaccard=True)",
+            "half of the smoothing; its sum adds up the classes too, and its mean does not divide by class weights",
+            {"convention": "monai"},
             {"smooth": 1.0},
         ),
     ),
@@ -147,6 +178,7 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"temperature": 2.0},
         ),
     ),
+    "log_cosh_loss": (Convention("Keras, optax", "no difference"),),
     "mse_loss": (Convention("optax", "l2_loss is half of it", {"convention": "optax"}),),
     "multi_similarity_loss": (
         Convention("pytorch-metric-learning", "base 0.5 and no mining of its own", {"convention": "pml"}),
@@ -173,6 +205,19 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             "the mean divides by rows times classes; alpha weighs every class but the first, which has 1 - alpha",
             {"convention": "monai", "weight": torch.tensor([0.75, 0.25, 0.25, 0.25])},
         ),
+        Convention(
+            "MONAI, summed",
+            "adds up the means over space",
+            {"convention": "monai"},
+            {"reduction": "sum"},
+            on="dice_loss",
+        ),
+        Convention(
+            "AdeelH's (torch.hub)",
+            "one alpha for each class, and the mean divides by the number of rows",
+            {"convention": "keras"},
+            {"weight": _WEIGHT},
+        ),
     ),
     "supervised_contrastive_loss": (
         Convention(
@@ -180,6 +225,9 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             "leaves the anchor's other positives out of the denominator and averages over positive pairs",
             {"denominator": "negatives"},
         ),
+    ),
+    "symmetric_cross_entropy_loss": (
+        Convention("the authors' code", "takes the logarithm of 0 to be that of 1e-4", {"log_zero": math.log(1e-4)}),
     ),
     "triplet_loss": (
         Convention(
@@ -207,20 +255,27 @@ CONVENTIONS: dict[str, tuple[Convention, ...]] = {
             {"convention": "smp"},
             {"alpha": 0.3, "beta": 0.7},
         ),
+        Convention(
+            "Keras",
+            "one ratio for the whole batch; alpha prices what is missed, whatever its documentation says",
+            {"convention": "keras", "smooth": 1e-7},
+            {"alpha": 0.3, "beta": 0.7},
+        ),
+        _MONAI,
     ),
 }
 
 
-def batch(name: str) -> tuple[Tensor, Tensor]:
-    """Return the batch of a loss's numbers: nine rows in float64, drawn with seed 3."""
+def batch(name: str, on: str = "") -> tuple[Tensor, Tensor]:
+    """Return the batch of a loss's numbers: nine rows in float64, drawn with seed 3; or that of the loss ``on``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        input, target = EXAMPLES[name].batch(ROWS, 1.0)
+        input, target = EXAMPLES[on or name].batch(ROWS, 1.0)
     return (input.abs(), target) if name == "poisson_nll_loss" else (input, target)
 
 
-def value(name: str, **keywords: object) -> float:
-    """Return a loss's value on its batch.
+def value(name: str, on: str = "", **keywords: object) -> float:
+    """Return a loss's value on its batch, or on another loss's.
 
     >>> round(value("mse_loss"), 4) == round(2 * value("mse_loss", convention="optax"), 4)
     True
@@ -235,7 +290,7 @@ def value(name: str, **keywords: object) -> float:
         torch.manual_seed(SEED)
         loss = kind(**{**example.arguments, **keywords}).double()
     with torch.no_grad():
-        return float(loss(*batch(name)))
+        return float(loss(*batch(name, on)))
 
 
 def differences(name: str) -> str:
@@ -256,8 +311,8 @@ def _line(name: str, convention: Convention) -> str:
     said = f"- {convention.framework}: {convention.says}"
     if not convention.keywords:
         return said
-    ours = value(name, **convention.given)
-    theirs = value(name, **{**convention.given, **convention.keywords})
+    ours = value(name, convention.on, **convention.given)
+    theirs = value(name, convention.on, **{**convention.given, **convention.keywords})
     asked, given = (_written(part) for part in (convention.keywords, convention.given))
     return f"{said}: {theirs:.4g} instead of {ours:.4g}" + (f" for {given}" if given else "") + f" ({asked})"
 
@@ -267,4 +322,6 @@ def _written(keywords: Mapping[str, object]) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value.tolist()) if isinstance(value, Tensor) else repr(value)

@@ -90,7 +90,8 @@ def softmax_focal_loss(
         target: labels ``(batch, ...)``.
         gamma: the focus; 0 or more.
         convention: what the mean divides by. ``"torch"``: by the weights of the labels that take part. ``"keras"``:
-            by the number of rows. ``"monai"`` (and kornia): by rows times classes.
+            by the number of rows. ``"monai"`` (and kornia): by rows times classes; MONAI's ``"sum"`` adds up the
+            means over the axes behind the second, ignored rows counted as 0.
         weight: class weights ``(classes,)``, the alpha of the paper. MONAI and kornia give 1 - alpha to class 0 and
             alpha to all others, Keras alpha to all.
         ignore_index: a label that takes no part.
@@ -109,8 +110,14 @@ def softmax_focal_loss(
         Form(_focal, (gamma,), weight=weight),
         input, target, ignore_index=ignore_index, reduction=reduction, empty=empty, sample_weight=sample_weight,
         by_weight=convention == "torch", backend=backend,
-        times=1 / input.shape[1] if convention == "monai" and reduction == "mean" else 1.0,
+        times=_monai_times(input, reduction) if convention == "monai" else 1.0,
     )  # fmt: skip
+
+
+def _monai_times(input: Tensor, reduction: str) -> float:
+    if reduction == "mean":
+        return 1 / input.shape[1]
+    return 1 / max(1, input[0, 0].numel()) if reduction == "sum" and len(input) else 1.0
 
 
 def logit_adjusted_loss(

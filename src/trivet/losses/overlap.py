@@ -32,8 +32,12 @@ def _finish(
     empty: str,
     pooling: str,
     sample_weight: Tensor | None,
+    monai: bool = False,
 ) -> Tensor:
-    """Average over the classes that count (by class weight), then over images."""
+    """Average over the classes that count (by class weight), then over images.
+
+    MONAI's mean divides by the number of classes whatever they weigh, and its sum adds up the classes too.
+    """
     check_choice("classes", classes, ("all", "present"))
     if sample_weight is not None and pooling != "image":
         raise DataError("sample_weight with pooling='batch'; weights of images need pooling='image'")
@@ -43,7 +47,9 @@ def _finish(
         by_class = by_class * weight.to(values.dtype)
     if not include_background and values.shape[1] > 1:
         by_class = by_class * (torch.arange(values.shape[1], device=values.device) > 0)
-    total = by_class.sum(1)
+    total = (by_class > 0).sum(1).to(values.dtype) if monai else by_class.sum(1)
+    if monai and reduction == "sum":
+        total = (total > 0).to(values.dtype)
     image = (torch.where(by_class > 0, values, 0) * by_class).sum(1) / torch.where(total == 0, 1, total)
     by_image = (total > 0).to(values.dtype)
     if sample_weight is not None:
@@ -101,10 +107,11 @@ def dice_loss(
         input: logits ``(batch, classes, ...)``; one class means sigmoid, more softmax.
         target: labels ``(batch, ...)``, or probabilities of input's shape.
         smooth: :math:`s`, added once to both; with 0, nothing predicted and nothing true is a perfect match.
-        convention: ``"paper"`` and MONAI: as above. ``"vnet"``: squares in the denominator. ``"smp"``
+        convention: ``"paper"``: as above. ``"vnet"``: squares in the denominator. ``"smp"``
             (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class absent from the target counts
             as 0 in the mean. ``"optax"``: the halved form, where :math:`s` counts twice. ``"kornia"``: one ratio
-            for all classes of an image. ``"keras"``: one for the whole batch.
+            for all classes of an image. ``"keras"``: one for the whole batch. ``"monai"``: as the paper, but
+            ``"sum"`` adds up the classes too, and the mean does not divide by class weights.
         multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
         classes: ``"all"``, or ``"present"``: only classes that occur in the target.
         include_background: count class 0 (of several).
@@ -125,7 +132,7 @@ def dice_loss(
 
     Source: Milletari et al. 2016, "V-Net", section 3 (with squares); Sudre et al. 2017 (without).
     """
-    check_choice("convention", convention, ("paper", "vnet", "smp", "optax", "kornia", "keras"))
+    check_choice("convention", convention, ("paper", "vnet", "smp", "optax", "kornia", "keras", "monai"))
     if convention in ("smp", "keras"):
         pooling, smooth = "batch", 0.0 if convention == "smp" else smooth
     regions = region_sums(
@@ -140,7 +147,7 @@ def dice_loss(
         values = torch.where(regions.true > 0, values, 0)
     return _finish(
         values, regions, classes=classes, include_background=include_background, weight=weight,
-        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
+        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight, monai=convention == "monai",
     )  # fmt: skip
 
 
@@ -180,7 +187,8 @@ def jaccard_loss(
         target: labels ``(batch, ...)``, or probabilities of input's shape.
         smooth: :math:`s`, added once to both; with 0, nothing predicted and nothing true is a perfect match.
         convention: ``"paper"``, or ``"smp"`` (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class
-            absent from the target counts as 0 in the mean.
+            absent from the target counts as 0 in the mean. ``"monai"`` (its ``DiceLoss(jaccard=True)``): half of
+            :math:`s`, ``"sum"`` adds up the classes too, and the mean does not divide by class weights.
         multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
         classes: ``"all"``, or ``"present"``: only classes that occur in the target.
         include_background: count class 0 (of several).
@@ -201,9 +209,11 @@ def jaccard_loss(
 
     Source: Rahman and Wang 2016, "Optimizing intersection-over-union in deep neural networks", eq. 3.
     """
-    check_choice("convention", convention, ("paper", "smp"))
+    check_choice("convention", convention, ("paper", "smp", "monai"))
     if convention == "smp":
         pooling, smooth = "batch", 0.0
+    elif convention == "monai":
+        smooth = smooth / 2
     regions = region_sums(
         input,
         target,
@@ -220,7 +230,7 @@ def jaccard_loss(
         values = torch.where(regions.true > 0, values, 0)
     return _finish(
         values, regions, classes=classes, include_background=include_background, weight=weight,
-        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
+        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight, monai=convention == "monai",
     )  # fmt: skip
 
 
@@ -268,7 +278,9 @@ def tversky_loss(
         beta: price of mass missed inside (kornia's loss depends on the sum of the two alone).
         smooth: :math:`s`, added once to both.
         convention: ``"paper"``, or ``"smp"`` (segmentation-models-pytorch): batch pooled, :math:`s = 0`, a class
-            absent from the target counts as 0 in the mean.
+            absent from the target counts as 0 in the mean. ``"keras"``: one ratio for the whole batch, in which
+            ``alpha`` prices what is missed and ``beta`` what is too much (seen in Keras 3.15, whose documentation
+            says the opposite). ``"monai"``: ``"sum"`` adds up the classes too, the mean does not divide by weights.
         multilabel: classes do not exclude each other: sigmoid, and a target of input's shape.
         classes: ``"all"``, or ``"present"``: only classes that occur in the target.
         include_background: count class 0 (of several).
@@ -289,9 +301,9 @@ def tversky_loss(
 
     Source: Salehi et al. 2017, "Tversky loss function for image segmentation", eq. 3.
     """
-    check_choice("convention", convention, ("paper", "smp"))
-    if convention == "smp":
-        pooling, smooth = "batch", 0.0
+    check_choice("convention", convention, ("paper", "smp", "keras", "monai"))
+    if convention in ("smp", "keras"):
+        pooling, smooth = "batch", 0.0 if convention == "smp" else smooth
     regions = region_sums(
         input,
         target,
@@ -302,12 +314,14 @@ def tversky_loss(
         gather=gather,
         backend=backend,
     )
+    if convention == "keras":
+        regions, alpha, beta = _of_all_classes(regions, include_background, weight), beta, alpha
     values = 1 - _tversky_index(regions, alpha, beta, smooth)
     if convention == "smp":
         values = torch.where(regions.true > 0, values, 0)
     return _finish(
         values, regions, classes=classes, include_background=include_background, weight=weight,
-        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight,
+        reduction=reduction, empty=empty, pooling=pooling, sample_weight=sample_weight, monai=convention == "monai",
     )  # fmt: skip
 
 
