@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import DataError, InputError
+from trivet.kernels.rows import Rows, run
 from trivet.losses.contract import (
     Loss,
     check_choice,
@@ -17,11 +18,14 @@ from trivet.losses.contract import (
     reduce,
     widen,
 )
-from trivet.losses.streaming import row_blocks, stream
+from trivet.losses.odds import cross_entropy_rule
+from trivet.losses.rowwise import Form, executes
+from trivet.losses.streaming import block_height, row_blocks, stream
 
 __all__ = ["LinearCrossEntropyLoss", "ZLoss", "linear_cross_entropy", "next_token", "z_loss"]
 
 BLOCK_ELEMENTS = 2**22  # 16 MB of float32: at a vocabulary of 32000 still 131 rows, enough for fast products
+CLASSES = 4096  # of the weight's gradient added at a time, where the product must be widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,26 +64,27 @@ class _LinearCrossEntropy:
 
     def walk(self, *operands: Tensor, upstream: Tensor | None) -> tuple[Tensor, ...]:
         """Return each row's loss from blocks of rows, and the gradient of every operand."""
-        hidden, output = operands[:2]
+        hidden = operands[0]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         values = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         # The weight's gradient adds up over blocks: in float32, whatever the weight is stored in.
         grads = [torch.zeros_like(operand, dtype=wide) for operand in operands] if upstream is not None else []
-        for b in row_blocks(len(hidden), len(output), BLOCK_ELEMENTS):
-            logits = nn.functional.linear(hidden[b], *operands[1:]).to(wide)
-            given = None if upstream is None else upstream[b]
-            values[b] = self._block(logits, self.target[b], given)
-            if given is None:
-                continue
-            by_logit = logits.to(hidden.dtype)
-            grads[0][b] = by_logit @ output
-            if wide == output.dtype:
-                grads[1].addmm_(by_logit.T, hidden[b])
-            else:
-                grads[1] += by_logit.T @ hidden[b]
-            if len(operands) == 3:
-                grads[2] += logits.sum(0)
+        self._fill(operands, upstream, values, grads)
+        # The block's memory is given back before the gradients are rounded, which takes memory too.
         return values, *(grad.to(operand.dtype) for grad, operand in zip(grads, operands, strict=False))
+
+    def _fill(self, operands: tuple[Tensor, ...], upstream: Tensor | None, values: Tensor, grads: list[Tensor]) -> None:
+        hidden, output = operands[:2]
+        room = _Room(self, operands, upstream is not None)
+        for b in row_blocks(len(hidden), len(output), BLOCK_ELEMENTS):
+            logits = room.logits(hidden[b], *operands[1:])
+            given = None if upstream is None else upstream[b]
+            values[b], by_logit = room.losses(logits, self.target[b], given)
+            if given is not None:
+                grads[0][b] = by_logit @ output
+                _add_product(grads[1], by_logit, hidden[b])
+                if len(operands) == 3:
+                    grads[2] += by_logit.sum(0, dtype=grads[2].dtype)
 
     def _block(self, logits: Tensor, target: Tensor, upstream: Tensor | None) -> Tensor:
         """Return the rows' losses; with ``upstream``, leave their gradient in ``logits``."""
@@ -114,6 +119,54 @@ class _LinearCrossEntropy:
             if slope is not None:
                 logits.mul_(slope)
         return loss
+
+
+class _Room:
+    """The memory of one block, used again by every block; and how its losses are computed."""
+
+    def __init__(self, plan: _LinearCrossEntropy, operands: tuple[Tensor, ...], gradient: bool) -> None:
+        hidden, output = operands[:2]
+        height = min(len(hidden), block_height(len(output), BLOCK_ELEMENTS))
+        self.plan, self.gradient = plan, gradient
+        self.kernel = (
+            plan.softcap is None
+            and not plan.z_loss
+            and hidden.dtype == output.dtype
+            and executes("auto", hidden.detach(), (plan.weight,))
+        )
+        self.product = hidden.new_empty(height, len(output))
+        # In half precision the gradient of a block needs memory of its own: logits are read in another type than sums.
+        self.by_logit = torch.empty_like(self.product) if gradient and self.kernel else None
+
+    def logits(self, hidden: Tensor, output: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the logits of a block of rows."""
+        made = self.product[: len(hidden)]
+        if bias is None:
+            return torch.mm(hidden, output.T, out=made)
+        return torch.addmm(bias, hidden, output.T, out=made)
+
+    def losses(self, logits: Tensor, target: Tensor, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the rows' losses, and with ``upstream`` their gradient by the logits in the logits' type."""
+        if not self.kernel:
+            wide = widen(logits)
+            values = self.plan._block(wide, target, upstream)
+            return values, wide if wide is logits else logits.copy_(wide)
+        plan = self.plan
+        weight = None if plan.weight is None else plan.weight.to(widen(logits).dtype)
+        form = Form(cross_entropy_rule, smoothing=plan.smoothing, weight=weight)
+        by_logit = None if self.by_logit is None else self.by_logit[: len(logits)]
+        values = torch.empty(len(logits), dtype=widen(logits[:0]).dtype)
+        run(form, Rows(logits, target, None, None, -1), gradient=by_logit, upstream=upstream, values=values)
+        return values, logits if by_logit is None else by_logit
+
+
+def _add_product(total: Tensor, by_logit: Tensor, hidden: Tensor) -> None:
+    """Add ``by_logit.T @ hidden`` to a total that may be wider, some classes at a time."""
+    if total.dtype == by_logit.dtype:
+        total.addmm_(by_logit.T, hidden)
+        return
+    for c in range(0, len(total), CLASSES):
+        total[c : c + CLASSES] += by_logit[:, c : c + CLASSES].T @ hidden
 
 
 def linear_cross_entropy(

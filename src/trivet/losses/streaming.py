@@ -13,14 +13,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Walk", "gradient_again", "row_blocks", "stream"]
+__all__ = ["Walk", "block_height", "gradient_again", "row_blocks", "stream"]
 
 BLOCK_ELEMENTS = 2**20  # 4 MB of float32: larger blocks were no faster where measured (NT-Xent, 8192 x 128)
 
 
+def block_height(columns: int, elements: int = BLOCK_ELEMENTS) -> int:
+    """Return how many rows a block holds at most."""
+    return max(16, elements // max(columns, 1))
+
+
 def row_blocks(rows: int, columns: int, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
     """Yield slices of rows: one block holds about ``elements`` numbers, and never fewer than 16 rows."""
-    height = max(16, elements // max(columns, 1))
+    height = block_height(columns, elements)
     for start in range(0, rows, height):
         yield slice(start, min(start + height, rows))
 
