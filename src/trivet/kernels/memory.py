@@ -22,6 +22,18 @@ def _pointer(typingctx, address, like):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def ask(typingctx, function, of):  # type: ignore[no-untyped-def]
+    """Return what the C function at an address says of another address."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        word = ir.IntType(64)
+        pointer = builder.inttoptr(arguments[0], ir.FunctionType(word, [word]).as_pointer())
+        return builder.call(pointer, [arguments[1]])
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def widen_float16(typingctx, bits):  # type: ignore[no-untyped-def]
     """Return the float32 of a float16's bits."""
 

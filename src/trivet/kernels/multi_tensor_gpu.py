@@ -79,7 +79,7 @@ class Table(multi_tensor.Table):
         self.cuts = torch.from_numpy(_cut(self.sizes)).to(self.device)
         self.own = torch.from_numpy(self.addresses).to(self.device)
 
-    def run(self, grads: Sequence[Tensor], scalars: NDArray[np.float64]) -> None:
+    def run(self, grads: Sequence[Tensor], scalars: NDArray[np.float64], *, recognised: bool = False) -> None:
         """Run the rule in place on all tensors: one copy, one launch.
 
         `scalars` has a row for each number of the rule and a last one for the gradient's sign, a column per tensor.

@@ -57,6 +57,10 @@ class _Table:
             or not (self.simple or all(map(_alias, map(_plain, self.params), self.kernel.columns[0])))
         )
 
+    def recognises(self, grads: Sequence[Tensor | None]) -> bool:
+        """Return whether gradients and parameters are as in the last step, their addresses at hand."""
+        return self.simple and self.kernel.recognises(grads)
+
     def _replaced(self) -> bool:
         same = (_same(column, [state.get(name) for state in self.states]) for name, column in self.columns.items())
         return not all(same) or not np.array_equal(multi_tensor.addresses(self.columns.get("step", [])), self.steps)
@@ -201,13 +205,18 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
     def _step_group(self, index: int, group: dict[str, Any]) -> None:
         params: list[Tensor] = group["params"]
         grads = [p.grad for p in params]
-        if not all(map(operator.is_not, grads, repeat(None))):
+        batches = self._cached.get(index)
+        recognised = self._recognises(batches, group, params, grads)
+        if not recognised and not all(map(operator.is_not, grads, repeat(None))):
             params = [p for p, g in zip(params, grads, strict=True) if g is not None]
             grads = [p.grad for p in params]
+            recognised = self._recognises(batches, group, params, grads)
         if not params:
             return
         self.begin(group)
-        batches = self._cached.get(index)
+        if recognised:
+            self._run_table(group, batches.tables[0], grads, recognised=True)  # type: ignore[arg-type, union-attr]
+            return
         if batches is None or not self._stands(batches, group, params):
             batches = self._cached[index] = self._batches(group, params)
         if len(batches.tables) == 1 and not batches.others:
@@ -217,6 +226,21 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
             self._run_table(group, table, [p.grad for p in table.params])  # type: ignore[misc]
         for param in batches.others:
             self._run_reference(group, param)
+
+    def _recognises(
+        self, batches: _Batches | None, group: Mapping[str, Any], params: list[Tensor], grads: Sequence[Tensor | None]
+    ) -> bool:
+        """Return whether all is as in the last step but for numbers and the gradients' memory: the common case."""
+        return (
+            batches is not None
+            and not self._seen
+            and len(batches.tables) == 1
+            and not batches.others
+            and batches.rule is self.rule(group)
+            and _same(batches.params, params)
+            and batches.tables[0].recognises(grads)
+            and not cpu.forked()
+        )
 
     def _stands(self, batches: _Batches, group: Mapping[str, Any], params: list[Tensor]) -> bool:
         """Return whether a group's tables still hold: same rule, parameters, states and memory."""
@@ -294,12 +318,16 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
                 state[name] = torch.tensor(float(count), dtype=torch.float32)
         return state
 
-    def _run_table(self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor]) -> None:
-        if not (table.simple and _ready(grads)):
+    def _run_table(
+        self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor], *, recognised: bool = False
+    ) -> None:
+        if not recognised and not (table.simple and _ready(grads)):
             grads = _gradients(grads)
         steps = multi_tensor.advance(table.steps) if self.counts_steps else self._uncounted(table.params)
+        if type(table.kernel) is multi_tensor.Table and not self.counters and (steps == steps[0]).all():
+            steps = steps[:1]  # the numbers of one are those of all
         scalars = self._scalars(group, steps, {name: table.columns[name] for name in self.counters})
-        table.kernel.run(grads, scalars)
+        table.kernel.run(grads, scalars, recognised=recognised)
 
     def _uncounted(self, params: Sequence[Tensor]) -> Step:
         """Return 1 for each parameter's first update and 2 for later ones."""
