@@ -11,6 +11,7 @@ from trivet.errors import DataError
 from trivet.kernels.xp import reference as xp
 from trivet.losses.contract import Loss, reduce, widen
 from trivet.losses.pointwise import Backend, Evaluated, Rule, pointwise
+from trivet.losses.two_inputs import two_inputs
 
 __all__ = ["GaussianNLLLoss", "PoissonNLLLoss", "gaussian_nll_loss", "poisson_nll_loss"]
 
@@ -99,6 +100,18 @@ def poisson_nll_loss(
     )
 
 
+def _gaussian(x, log_var, t):  # type: ignore[no-untyped-def]
+    e, precision = x - t, xp.exp(-log_var)
+    pull = e * precision
+    return 0.5 * (log_var + e * pull), pull, 0.5 - 0.5 * e * pull
+
+
+def _gaussian_of_variance(x, var, t, eps):  # type: ignore[no-untyped-def]
+    e, bounded = x - t, xp.maximum(var, eps)
+    pull = e / bounded
+    return 0.5 * (xp.log(bounded) + e * pull), pull, 0.5 * (1 - e * pull) / bounded
+
+
 def gaussian_nll_loss(
     input: Tensor,
     target: Tensor,
@@ -110,6 +123,7 @@ def gaussian_nll_loss(
     reduction: str = "mean",
     empty: str = "zero",
     sample_weight: Tensor | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Negative log likelihood of values under a normal distribution whose variance is predicted too.
 
@@ -133,6 +147,7 @@ def gaussian_nll_loss(
         reduction: ``"mean"`` (over the weights of the elements that take part), ``"sum"`` or ``"none"``.
         empty: value when nothing takes part, ``"zero"`` or ``"nan"``.
         sample_weight: weight of each sample ``(batch,)`` or element ``(batch, ...)``.
+        backend: ``"auto"``, or the execution that must be used: ``"cpu"`` (float32 and float64) or ``"torch"``.
 
     >>> gaussian_nll_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([3.0])).item()  # variance exp(0)
     2.0
@@ -145,22 +160,26 @@ def gaussian_nll_loss(
                 f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are "
                 "(batch, 2, ...), mean and log variance, and (batch, ...); or give var"
             )
-        mean, log_var = widen(input).unbind(1)
-        values = 0.5 * (log_var + (mean - target).square() * torch.exp(-log_var))
-    else:
-        if input.shape != target.shape:
-            raise DataError(f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes")
-        wide = widen(var)
-        bounded = wide + (wide.detach().clamp_min(eps) - wide.detach())
-        values = 0.5 * (torch.log(bounded) + (widen(input) - target).square() / bounded)
-    if full:
-        values = values + 0.5 * math.log(2 * math.pi)
-    weight = None if mask is None else mask.expand_as(values).to(values.dtype)
+    elif input.shape != target.shape:
+        raise DataError(f"input {tuple(input.shape)} and target {tuple(target.shape)}; allowed are equal shapes")
+    weight = _element_weight(target, mask, sample_weight)
+    rule, numbers = (_gaussian, ()) if var is None else (_gaussian_of_variance, (eps,))
+    values = two_inputs(rule, numbers, input, var, target, weight, reduction=reduction, empty=empty, backend=backend)
+    if not full:
+        return values
+    # Mean: the weights cancel, but where nothing takes part. Sum and rows: each counts by its weight.
+    constant = torch.full_like(target, 0.5 * math.log(TWO_PI), dtype=values.dtype)
+    return values + reduce(constant, weight, reduction=reduction, empty="zero")
+
+
+def _element_weight(target: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor | None:
+    """Return a weight for each element, or None."""
+    weight = None if mask is None else mask.expand_as(target).to(widen(target).dtype)
     if sample_weight is not None:
-        missing = (1,) * (values.ndim - sample_weight.ndim)
-        expanded = sample_weight.reshape(sample_weight.shape + missing).expand_as(values)
+        missing = (1,) * (target.ndim - sample_weight.ndim)
+        expanded = sample_weight.reshape(sample_weight.shape + missing).expand_as(target)
         weight = expanded if weight is None else weight * expanded
-    return reduce(values, weight, reduction=reduction, empty=empty)
+    return weight
 
 
 class PoissonNLLLoss(Loss, function=poisson_nll_loss, kind="regression"): ...
