@@ -12,7 +12,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # The cheap ones first; the last ones train real models for many minutes.
-TABLES = ("pointwise_losses", "row_losses", "region_losses", "pair_losses", "linear_cross_entropy", "optimizers")
+TABLES = (
+    "pointwise_losses", "two_input_losses", "row_losses", "region_losses", "pair_losses", "linear_cross_entropy",
+    "optimizers",
+)  # fmt: skip
 OTHERS = ("schedules", "startup", "loop_overhead", "lr_finder", "main_job")
 
 

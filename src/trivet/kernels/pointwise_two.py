@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trivet.kernels import buffers, cpu
 from trivet.kernels.binding import Rule, parameters
+from trivet.kernels.pages import fresh_like
 
 __all__ = ["evaluate", "fits"]
 
@@ -114,7 +115,7 @@ def evaluate(
     if y is None and inner == 1:  # the two lie side by side: elements are two apart
         inner, step = max(t.numel(), 1), 2
     g = buffers.empty_like(x) if gradient else None
-    h = torch.empty_like(y) if gradient and y is not None else None
+    h = fresh_like(y) if gradient and y is not None else None
     result = torch.empty_like(t) if values else None
     plane = x.element_size() * (1 if step == 2 else inner)
     first = x.data_ptr()

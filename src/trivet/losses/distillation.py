@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from trivet.errors import DataError
 from trivet.losses.contract import Loss, check_choice, reduce, widen
 from trivet.losses.embedding.geometry import unit
+from trivet.losses.mixture import mixture_divergence
 from trivet.losses.odds import cross_entropy_rule
 from trivet.losses.rowwise import Form, row_loss
 
@@ -22,20 +22,6 @@ __all__ = [
     "jensen_shannon_loss",
     "kl_div_loss",
 ]
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Return log probabilities over axis 1; a masked logit of -inf gives the lowest finite number, not -inf.
-
-    Probability 0 times that number is 0, where 0 times -inf is NaN.
-    """
-    wide = widen(logits) / temperature
-    return torch.log_softmax(wide, 1).clamp_min(torch.finfo(wide.dtype).min)
-
-
-def _over(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p || q) over axis 1."""
-    return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
 def _check(input: Tensor, target: Tensor) -> None:
@@ -120,6 +106,7 @@ def jensen_shannon_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     empty: str = "zero",
+    backend: str = "auto",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Generalised Jensen-Shannon divergence between teacher and student: bounded, where KL is not.
@@ -136,7 +123,8 @@ def jensen_shannon_loss(
       is wanted: no row can cost more than log 2.
     When not: the start of a distillation from nothing: where the two do not overlap its gradient vanishes, and KL's
       does not.
-    Cost: one pass over the logits for value and gradient together; no memory but the gradient.
+    Cost: one pass over both logits for value and gradient together, about 3 times cross entropy's time (two
+      exponentials and two logarithms for each class); no memory but the gradient.
 
     Args:
         input: student logits ``(batch, classes, ...)``.
@@ -146,6 +134,7 @@ def jensen_shannon_loss(
         mask: True where a row takes part ``(batch, ...)``.
         reduction: ``"mean"`` over weighted rows, ``"sum"``, ``"none"``: ``(batch, ...)``.
         empty: value when no row takes part, ``"zero"`` or ``"nan"``.
+        backend: ``"auto"``, ``"torch"`` or ``"cpu"`` (not for beta 0 and 1); see :func:`cross_entropy`.
         sample_weight: weight of each row ``(batch,)`` or ``(batch, ...)``.
 
     >>> apart = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]])
@@ -157,19 +146,10 @@ def jensen_shannon_loss(
     if not 0 <= beta <= 1:
         raise DataError(f"beta={beta}; allowed is a mixture weight in [0, 1]")
     _check(input, target)
-    student, teacher = _log_softmax(input, temperature), _log_softmax(target, temperature)
-    if beta == 0:
-        values = _over(teacher, student)
-    elif beta == 1:
-        values = _over(student, teacher)
-    else:
-        mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-        mixture = mixture.clamp_min(torch.finfo(mixture.dtype).min)
-        values = beta * _over(teacher, mixture) + (1 - beta) * _over(student, mixture)
-    weight = _row_weight(input, mask, sample_weight)
-    if weight is not None:
-        weight = weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim)).expand_as(values)
-    return reduce(values, weight, reduction=reduction, empty=empty)
+    return mixture_divergence(
+        input, target, _row_weight(input, mask, sample_weight), beta=beta, temperature=temperature,
+        reduction=reduction, empty=empty, backend=backend,
+    )  # fmt: skip
 
 
 def feature_matching_loss(
