@@ -19,6 +19,7 @@ _HOMES = {
     "Run": "record",
     "Study": "tuning",
     "Task": "tasks",
+    "Watch": "doctor",
     "compare": "tuning",
     "curvature": "tuning",
     "export": "workflow",
@@ -27,6 +28,7 @@ _HOMES = {
     "profile": "facts",
     "read_task": "tasks",
     "recommend": "advice",
+    "watch": "doctor",
 }
 _PARTS = ("errors", "figures", "losses", "optim", "recipes", "schedules", "tasks")
 
@@ -41,6 +43,7 @@ __all__ = [
     "Run",
     "Study",
     "Task",
+    "Watch",
     "compare",
     "curvature",
     "export",
@@ -49,10 +52,12 @@ __all__ = [
     "profile",
     "read_task",
     "recommend",
+    "watch",
 ]
 
 if TYPE_CHECKING:
     from trivet.advice.recommend import recommend
+    from trivet.doctor import Watch, watch
     from trivet.facts import Profile, profile
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run

@@ -1,1 +1,8 @@
+"""The doctor: signals of a run, rules that name what is wrong, and what to do about it."""
 
+from __future__ import annotations
+
+from trivet.doctor.examine import examine, undecidable
+from trivet.doctor.watcher import Watch, watch
+
+__all__ = ["Watch", "examine", "undecidable", "watch"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trivet.record.directory import Run, list_runs, new_run, refuse_taken
-from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step
-from trivet.record.journal import Journal, Record, read_record
+from trivet.record.events import End, Eval, Event, Found, Note, Probe, Resume, Setting, Start, Step
+from trivet.record.journal import Journal, Record, as_record, read_record
 from trivet.record.summary import Baseline, Judged, Result, TaskCard
 
 __all__ = [
@@ -12,16 +12,20 @@ __all__ = [
     "End",
     "Eval",
     "Event",
+    "Found",
     "Journal",
     "Judged",
     "Note",
+    "Probe",
     "Record",
     "Result",
     "Resume",
     "Run",
+    "Setting",
     "Start",
     "Step",
     "TaskCard",
+    "as_record",
     "list_runs",
     "new_run",
     "read_record",

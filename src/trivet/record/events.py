@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from trivet.recipes import Finding
+
 SCHEMA = 1
 
 
@@ -45,6 +47,67 @@ class Eval(msgspec.Struct, frozen=True, tag_field="event", tag="eval", omit_defa
     loss: float
     seconds: float
     best: bool = False
+    recalls: tuple[float, ...] = ()
+
+
+class Setting(msgspec.Struct, frozen=True, tag_field="event", tag="setting", omit_defaults=True, kw_only=True):
+    """What a watched run is made of, as far as the watcher can see it; a later one replaces an earlier one.
+
+    `layers` names the modules that `Probe` has a column for, in the order of their first call, `kinds` their classes.
+    `prior` is the loss of the best constant output, in the loss's own unit; `unowned` are trainable parameters that no
+    optimizer has, `symmetric` layers whose units all start equal, `hungry` those that behave differently in training
+    (dropout, batch statistics). `input_spread` is the largest standard deviation of a feature over the median one.
+    """
+
+    layers: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    optimizer: str = ""
+    lr: float | None = None
+    weight_decay: float | None = None
+    coupled: bool = False
+    decays_all: bool = False
+    maximize: bool = False
+    loss: str = ""
+    prior: float | None = None
+    classes: int | None = None
+    class_shares: tuple[float, ...] = ()
+    target_mean: float | None = None
+    target_std: float | None = None
+    input_rms: float | None = None
+    input_spread: float | None = None
+    batch: int | None = None
+    normalised: bool = False
+    unowned: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    symmetric: tuple[str, ...] = ()
+    hungry: tuple[str, ...] = ()
+
+
+class Probe(msgspec.Struct, frozen=True, tag_field="event", tag="probe", omit_defaults=True, kw_only=True):
+    """A look into the layers at one step: a number per layer of the `Setting` (NaN where it has none).
+
+    `grad`, `weight`: norms; `update`: norm of the step's change over that of the weights; `rms`, `std`: size of the
+    outputs and how much they differ between samples; `dead`: share of units without any gradient; `saturated`: share
+    of outputs at the flat ends of a sigmoid or tanh. `numbers` are those of the whole model (see `doctor.signals`).
+    """
+
+    step: int
+    loss: float
+    grad: tuple[float, ...] = ()
+    weight: tuple[float, ...] = ()
+    update: tuple[float, ...] = ()
+    rms: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    dead: tuple[float, ...] = ()
+    saturated: tuple[float, ...] = ()
+    numbers: dict[str, float] = {}
+
+
+class Found(msgspec.Struct, frozen=True, tag_field="event", tag="found"):
+    """The doctor found something while the run went on."""
+
+    step: int
+    finding: Finding
 
 
 class Note(msgspec.Struct, frozen=True, tag_field="event", tag="note"):
@@ -68,7 +131,7 @@ class End(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     seconds: float
 
 
-Event: TypeAlias = Start | Step | Eval | Note | Resume | End
+Event: TypeAlias = Start | Step | Eval | Setting | Probe | Found | Note | Resume | End
 
 
 def encode(data: object) -> bytes:

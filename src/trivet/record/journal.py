@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 
 from trivet.errors import RunError
-from trivet.record.events import End, Eval, Event, Note, Resume, Start, Step, encode
+from trivet.record.events import End, Eval, Event, Found, Note, Probe, Resume, Setting, Start, Step, encode
 
 _decoder = msgspec.json.Decoder(Event, strict=False)
 
@@ -75,6 +75,9 @@ class Record:
     resumes: tuple[Resume, ...] = ()
     end: End | None = None
     unreadable_lines: int = 0
+    setting: Setting | None = None
+    probes: tuple[Probe, ...] = ()
+    found: tuple[Found, ...] = ()
 
     def best(self) -> Eval | None:
         """Return the best evaluation on validation data, or None before the first."""
@@ -97,16 +100,24 @@ def read_record(path: str | Path) -> Record:
             events.append(_decoder.decode(line))
         except msgspec.MsgspecError:
             unreadable += 1
-    return _sorted(events, unreadable)
+    return as_record(events, unreadable)
 
 
-def _sorted(events: Iterable[Event], unreadable: int) -> Record:
+def as_record(events: Iterable[Event], unreadable: int = 0) -> Record:
+    """Sort events by kind into a record; what a `Resume` says was lost is left out.
+
+    >>> as_record([Note(1, "one"), Note(9, "lost"), Resume(5)]).notes
+    (Note(step=1, text='one'),)
+    """
     start: Start | None = None
     end: End | None = None
     steps: list[Step] = []
     evals: list[Eval] = []
     notes: list[Note] = []
     resumes: list[Resume] = []
+    setting: Setting | None = None
+    probes: list[Probe] = []
+    found: list[Found] = []
     for event in events:
         match event:
             case Start():
@@ -115,6 +126,12 @@ def _sorted(events: Iterable[Event], unreadable: int) -> Record:
                 steps.append(event)
             case Eval():
                 evals.append(event)
+            case Setting():
+                setting = event
+            case Probe():
+                probes.append(event)
+            case Found():
+                found.append(event)
             case Note():
                 notes.append(event)
             case End():
@@ -125,4 +142,17 @@ def _sorted(events: Iterable[Event], unreadable: int) -> Record:
                 steps = [e for e in steps if e.step <= step]
                 evals = [e for e in evals if e.step <= step]
                 notes = [e for e in notes if e.step <= step]
-    return Record(start, tuple(steps), tuple(evals), tuple(notes), tuple(resumes), end, unreadable)
+                probes = [e for e in probes if e.step <= step]
+                found = [e for e in found if e.step <= step]
+    return Record(
+        start,
+        tuple(steps),
+        tuple(evals),
+        tuple(notes),
+        tuple(resumes),
+        end,
+        unreadable,
+        setting,
+        tuple(probes),
+        tuple(found),
+    )

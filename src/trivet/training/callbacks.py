@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trivet.record import End, Eval, Journal, Note, Resume, Start, Step
+from trivet.record import Event, Journal
 
 
 class Callback(Protocol):
     """Anything with `handle`; it is called with every event of the run, in order, in the training thread."""
 
-    def handle(self, event: Start | Step | Eval | Note | Resume | End) -> None:
+    def handle(self, event: Event) -> None:
         """Take one event."""
         ...
 
@@ -21,5 +21,5 @@ class Recorder:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def handle(self, event: Start | Step | Eval | Note | Resume | End) -> None:
+    def handle(self, event: Event) -> None:
         self._journal.write(event)
