@@ -11,7 +11,10 @@ from trivet.doctor import examine, rules, undecidable
 from trivet.doctor.evidence import as_evidence
 from trivet.record import End, Eval, Probe, Record, Setting, Start, Step
 
-NUMBERS = ["descent", "turn", "stale", "shrunk", "training", "row_sum", "outlier_mass", "outlier_share", "is_mse", "bad_inputs", "seen.0", "hit.0", "seen.1", "hit.1", "label_entropy", "out_mean", "out_std"]
+NUMBERS = (
+    *("descent", "turn", "stale", "shrunk", "training", "row_sum", "outlier_mass", "outlier_share", "is_mse"),
+    *("bad_inputs", "seen.0", "hit.0", "seen.1", "hit.1", "label_entropy", "out_mean", "out_std"),
+)
 START = Start(200, 20, 32, 0, "cpu", "accuracy", True)
 
 
