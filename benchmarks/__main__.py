@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 # The cheap ones first; the last ones train real models for many minutes.
 TABLES = (
     "pointwise_losses", "two_input_losses", "row_losses", "region_losses", "pair_losses", "linear_cross_entropy",
-    "optimizers",
+    "loss_memory", "optimizers",
 )  # fmt: skip
 OTHERS = ("schedules", "startup", "loop_overhead", "lr_finder", "main_job")
 

@@ -40,6 +40,15 @@ def test_kornia_tversky_only_sees_the_sum_of_alpha_and_beta() -> None:
     assert prices == pytest.approx(expected, rel=1e-5)  # 0.73 and 0.24; kornia gives one number for both
 
 
+def test_keras_tversky_prices_the_other_mistake_than_its_documentation_says() -> None:
+    # Keras 3.15 takes alpha for what is missed and calls it the price of false positives.
+    too_much, target = torch.full((1, 1, 8), 4.0), torch.tensor([[1, 1, 0, 0, 0, 0, 0, 0]])
+    cheap, dear = (losses.tversky_loss(too_much, target, alpha=a, beta=1 - a).item() for a in (0.1, 0.9))
+    assert cheap < 0.5 * dear, "alpha is the price of what is too much"
+    theirs = losses.tversky_loss(too_much, target, alpha=0.1, beta=0.9, convention="keras").item()
+    assert theirs == pytest.approx(dear)
+
+
 def test_kornia_dice_and_tversky_of_an_ignored_batch_are_one() -> None:
     logits, nothing = torch.randn(2, 3, 6, 6), torch.full((2, 6, 6), -100)
     for loss in (losses.dice_loss, losses.tversky_loss):

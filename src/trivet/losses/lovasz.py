@@ -93,7 +93,7 @@ def lovasz_loss(
     When: the metric is the mean IoU; best after a start with cross entropy (fine tuning), whose gradient is
       steadier.
     When not: training from scratch with it alone; calibrated probabilities are wanted.
-    Cost: one sort of all pixels for each class; memory: a few copies of the logits.
+    Cost: one sort of all pixels for each class; memory: about twenty copies of the logits.
 
     Args:
         input: logits ``(batch, classes, ...)``.
@@ -146,7 +146,7 @@ def lovasz_hinge_loss(
 
     When: one region is searched and judged by its IoU.
     When not: probabilities are wanted: beyond the margin nothing moves.
-    Cost: one sort of all pixels; memory: a few copies of the logits.
+    Cost: one sort of all pixels; memory: about twenty copies of the logits.
 
     Args:
         input: logits ``(batch, ...)``.
