@@ -31,9 +31,15 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "accelerator": "none: nothing here was measured on a GPU",
+        "accelerator": _accelerator(),
         **versions,
     }
+
+
+def _accelerator() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none: nothing here was measured on a GPU"
 
 
 def store(name: str, result: dict[str, object]) -> Path:

@@ -157,13 +157,13 @@ def _interpreted_losses() -> Iterator[tuple[str, Any]]:
         yield name, evaluated(function, keywords, example, "triton")
 
 
-class _Compiler:
-    """Stands in for `gpu.launch`: compiles what would have been launched, for a GPU that is not there."""
+class Compiler:
+    """Stands in for `gpu.launch`: compiles what would have been launched, for GPUs that are not there."""
 
-    def __init__(self, capability: int) -> None:
+    def __init__(self, *capabilities: int) -> None:
         from triton.backends.compiler import GPUTarget
 
-        self.target = GPUTarget("cuda", capability, 32)
+        self.targets = [GPUTarget("cuda", capability, 32) for capability in capabilities]
         self.case = ""
         self.found: dict[str, str] = {}
         self.seen: set[object] = set()
@@ -174,6 +174,7 @@ class _Compiler:
         from triton.compiler import ASTSource
         from triton.runtime.jit import mangle_type
 
+        options = {"enable_fp_fusion": True, "num_warps": constants.pop("num_warps", 4)}
         given = dict(zip(kernel.arg_names, arguments, strict=False))
         types = {name: mangle_type(value) for name, value in given.items() if value is not None}
         constants |= {name: None for name, value in given.items() if value is None}
@@ -181,22 +182,32 @@ class _Compiler:
         if key in self.seen:
             return
         self.seen.add(key)
-        places = [k for k, name in enumerate(kernel.arg_names) if types.get(name, "").startswith("*")]
+        # What a launch would find: addresses and sizes that 16 divides decide how many numbers are read at once.
+        places = [
+            k
+            for k, name in enumerate(kernel.arg_names)
+            if types.get(name, "").startswith("*") or (isinstance(n := given.get(name), int) and n and n % 16 == 0)
+        ]
         source = ASTSource(
             fn=kernel,
             signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
             constexprs=constants,
             attrs={(k,): [["tt.divisibility", 16]] for k in places},
         )
-        text: str = triton.compile(source, target=self.target, options={"enable_fp_fusion": True}).asm["ptx"]
         name = f"{self.case} {kernel.fn.__name__} {' '.join(types.values())}"
-        self.found[name] = text
+        for target in self.targets:
+            text: str = triton.compile(source, target=target, options=options).asm["ptx"]
+            self.found[name if len(self.targets) == 1 else f"{name} sm_{target.arch}"] = text
 
-    def run(self) -> dict[str, str]:
-        """Go through every case, and return the assembly of each kernel under its case's name and its types."""
+    def install(self) -> None:
+        """Take the place of every launch from here on."""
         from trivet.kernels import gpu
 
         gpu.launch, gpu.executes = self.launch, lambda tensor: True  # type: ignore[assignment]
+
+    def run(self) -> dict[str, str]:
+        """Go through every case, and return the assembly of each kernel under its case's name and its types."""
+        self.install()
         module, x = _namespace(), torch.ones(1)
         for name in (*UNARY, *BINARY):
             self.case = f"xp {name}"
@@ -218,7 +229,7 @@ def main(what: str, out: str, capability: str = "") -> None:
         parts = (_interpreted_namespace(), _interpreted_optimizers(), _interpreted_losses())
         found = dict(case for cases in parts for case in cases)
     else:
-        found = _Compiler(int(capability)).run()
+        found = Compiler(int(capability)).run()
     torch.save(found, out)
 
 

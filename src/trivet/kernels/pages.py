@@ -27,7 +27,7 @@ def fresh_like(tensor: Tensor) -> Tensor:
     """
     made = torch.empty_like(tensor)
     size = made.numel() * made.element_size()
-    if size >= 16 * LARGE and (advise := _advise()):
+    if size >= 16 * LARGE and made.device.type == "cpu" and (advise := _advise()):
         begin = -(-made.data_ptr() // LARGE) * LARGE
         end = (made.data_ptr() + size) // LARGE * LARGE
         advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ADVICE)

@@ -54,8 +54,8 @@ def cross_entropy(
             probabilities y is the largest).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``: ``(batch, ...)``.
         empty: value when every label is ignored, ``"zero"`` or ``"nan"`` (torch's).
-        backend: ``"auto"`` takes the kernel where there is one, ``"torch"`` never, ``"cpu"`` always: it raises
-            BackendError where it cannot.
+        backend: ``"auto"`` takes the kernel where there is one, ``"torch"`` never, ``"cpu"`` and
+            ``"triton"`` (GPU) always: they raise BackendError where they cannot.
         sample_weight: weight of each sample ``(batch,)`` or row ``(batch, ...)``; the mean divides by them
             too.
 

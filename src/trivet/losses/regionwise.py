@@ -1,4 +1,4 @@
-"""Sums over regions, which all overlap losses are made of: on the CPU by a kernel, elsewhere by torch's operations."""
+"""Sums over regions, which all overlap losses are made of: by a kernel where there is one, else by torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trivet.errors import DataError, InputError
-from trivet.kernels import regions, rows
+from trivet.kernels import gpu, regions, regions_gpu, rows
 from trivet.kernels.pages import fresh_like
 from trivet.losses.contract import check_choice, check_labels, widen
 from trivet.losses.rowwise import executes, laid_out_as
@@ -76,7 +76,7 @@ def region_sums(
     if input.ndim < 2:
         raise DataError(f"input has shape {tuple(input.shape)}; allowed are logits (batch, classes, ...)")
     call = _Call(target, mask, ignore_index, multilabel or input.shape[1] == 1, squared)
-    if backend == "torch" or not executes(backend, input, (target, mask)):
+    if backend == "torch" or not executes(backend, input, (target, mask), triton=True):
         sums = _plain(call, input)
     elif input.requires_grad and torch.is_grad_enabled():
         sums = _Sums.apply(input, call)  # type: ignore[no-untyped-call]
@@ -104,11 +104,14 @@ class _Sums(torch.autograd.Function):
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return gradient_again(lambda z: _plain(ctx.call, z), (input,), upstream)[0], None
         given = _map(ctx.call, input)
-        return regions.gradient(given, upstream[:2].contiguous(), fresh_like(given.logits)), None
+        kernel = regions_gpu if gpu.executes(input) else regions
+        return kernel.gradient(given, upstream[:2].contiguous(), fresh_like(given.logits)), None
 
 
 def _evaluate(call: _Call, input: Tensor) -> Tensor:
     given = _map(call, input)
+    if gpu.executes(input):
+        return regions_gpu.sums(given)
     if given.labels is not None and given.labels.numel():
         found = rows.census(rows.Rows(given.logits, given.labels, None, None, call.ignore_index), None)
         if found.highest >= 0 and (found.lowest < 0 or found.highest >= max(2, input.shape[1])):

@@ -1,7 +1,7 @@
-"""Losses of rows of logits: on the CPU one kernel call gives value and finished gradient, elsewhere torch's operations.
+"""Losses of rows of logits: one kernel call gives value and finished gradient, where there is a kernel.
 
-The kernel's form is in `kernels/rows.py`. The plain form below is its specification: it runs on any device, under any
-transform, and to any derivative.
+The kernel's form is in `kernels/rows.py`, the GPU's in `kernels/rows_gpu.py`. The plain form below is their
+specification: it runs on any device, under any transform, and to any derivative.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from trivet.errors import BackendError, DataError, unknown_name
-from trivet.kernels import cpu, rows, scaling
+from trivet.kernels import cpu, gpu, pointwise_gpu, rows, rows_gpu, scaling
 from trivet.kernels.pages import fresh_like
 from trivet.kernels.rows import Form
 from trivet.losses.contract import check_choice, check_labels, reduce, widen
@@ -65,7 +65,7 @@ def row_loss(
         check_choice("empty", empty, ("zero", "nan"))
     call = _Call(form, target, sample_weight, ignore_index, by_weight, times, reduction, empty)
     others = (target, sample_weight, form.weight, form.offset, form.handicap)
-    if backend == "torch" or not executes(backend, input, others):
+    if backend == "torch" or not executes(backend, input, others, triton=True):
         return _plain(call, input)
     if input.requires_grad and torch.is_grad_enabled():
         fused: Tensor = _Fused.apply(input, call)  # type: ignore[no-untyped-call]
@@ -88,13 +88,14 @@ def _check(form: Form, input: Tensor, target: Tensor) -> None:
         raise DataError(f"class weights of shape {tuple(form.weight.shape)}; allowed is ({input.shape[1]},)")
 
 
-def executes(backend: str, input: Tensor, others: tuple[Tensor | None, ...]) -> bool:
-    """Return whether a CPU kernel computes this; a backend that was named and cannot raises."""
+def executes(backend: str, input: Tensor, others: tuple[Tensor | None, ...], *, triton: bool = False) -> bool:
+    """Return whether a kernel (on a GPU: `triton`) computes this; a backend that was named and cannot raises."""
     if backend not in ("auto", "cpu", "triton"):
         raise unknown_name("backend", backend, ("auto", "torch", "cpu", "triton"))
     given = [input, *(other for other in others if other is not None)]
+    on_gpu = triton and gpu.executes(input)
     obstacle, silent = "", True
-    if backend == "triton":
+    if backend not in ("auto", "triton" if on_gpu else "cpu"):
         obstacle = f"it computes no {input.device.type} tensors here"
     elif torch.compiler.is_compiling():
         obstacle = "torch.compile traces torch's operations only"
@@ -108,7 +109,11 @@ def executes(backend: str, input: Tensor, others: tuple[Tensor | None, ...]) -> 
     elif cpu.forked():
         obstacle = "a forked process has no threads for it"
     elif input.dtype not in cpu.STORAGE or any(
-        t.device.type != "cpu" or t.layout != torch.strided or t.is_neg() or type(t) not in _PLAIN for t in given
+        (t.device != input.device if on_gpu else t.device.type != "cpu")
+        or t.layout != torch.strided
+        or t.is_neg()
+        or type(t) not in _PLAIN
+        for t in given
     ):
         silent = False
         obstacle = f"it reads no {type(input).__name__} of {input.dtype} on {input.device}"
@@ -154,6 +159,8 @@ class _Fused(torch.autograd.Function):
             return _again(ctx, upstream), None
         if gradient.numel() < SMALL:
             return gradient.mul_(upstream), None
+        if gpu.executes(gradient):
+            return pointwise_gpu.scale(gradient, upstream), None
         return scaling.scale_rows(gradient, upstream), None
 
 
@@ -162,15 +169,19 @@ def _again(ctx: Any, upstream: Tensor) -> Tensor:
     (input,) = ctx.saved_tensors
     logits = input if rows.fits(input) else input.contiguous()
     gradient = fresh_like(logits)
-    rows.run(*_prepared(ctx.call, logits), gradient=gradient, factor=ctx.factor, upstream=upstream.contiguous())
+    form, given = _prepared(ctx.call, logits)
+    kernel = rows if isinstance(ctx.factor, float) else rows_gpu
+    kernel.run(form, given, gradient=gradient, factor=ctx.factor, upstream=upstream.contiguous())
     return gradient
 
 
-def _evaluate(call: _Call, input: Tensor, *, gradient: Tensor | None) -> tuple[Tensor, float]:
+def _evaluate(call: _Call, input: Tensor, *, gradient: Tensor | None) -> tuple[Tensor, float | rows_gpu.Factor]:
     """Return the loss, and what the gradient of its sum of rows is multiplied by."""
     logits = input if rows.fits(input) else input.contiguous()
     form, given = _prepared(call, logits)
     compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if gpu.executes(logits):
+        return _evaluate_on_gpu(call, form, given, gradient, compute)
     factor = call.times * (1.0 if call.reduction != "mean" else _inverse(_total(call, form, given), call.empty))
     if call.reduction != "mean":
         _total(call, form, given)
@@ -179,6 +190,26 @@ def _evaluate(call: _Call, input: Tensor, *, gradient: Tensor | None) -> tuple[T
         rows.run(form, given, gradient=gradient, factor=factor, values=values)
         return values if call.times == 1 else values.mul_(call.times), factor
     return torch.tensor(factor * rows.run(form, given, gradient=gradient, factor=factor), dtype=compute), factor
+
+
+def _evaluate_on_gpu(
+    call: _Call, form: Form, given: rows.Rows, gradient: Tensor | None, compute: torch.dtype
+) -> tuple[Tensor, rows_gpu.Factor]:
+    """The same without waiting for the device: what the mean divides by stays there."""
+    logits = given.logits
+    factor = rows_gpu.Factor(call.times)
+    if call.reduction == "mean":
+        nothing = call.times * _inverse(0, call.empty)
+        if given.labels is None and given.row_weight is None:
+            factor = rows_gpu.Factor(call.times * _inverse(logits.numel() / logits.shape[1], call.empty), nothing)
+        else:
+            parts = rows_gpu.weights(given, form.weight if call.by_weight else None)
+            factor = rows_gpu.Factor(call.times, nothing, parts)
+    if call.reduction == "none":
+        values = torch.empty(logits.shape[:1] + logits.shape[2:], dtype=compute, device=logits.device)
+        rows_gpu.run(form, given, gradient=gradient, factor=factor, values=values)
+        return values if call.times == 1 else values.mul_(call.times), factor
+    return rows_gpu.run(form, given, gradient=gradient, factor=factor), factor
 
 
 def _inverse(total: float, empty: str) -> float:
