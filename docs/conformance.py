@@ -26,10 +26,11 @@ INTRODUCTION = """# What every loss keeps
 Written by `python -m docs.conformance` from the outcomes of the contract suite. *float32* and *half* (bfloat16 and
 float16): value and gradient follow float64's for logits of size 1 and 10000. *gradient* and *second*: equal to finite
 differences in float64. *empty*: a batch of which nothing takes part gives 0 with zero gradients, or NaN when asked.
-*func*: `torch.func.grad` agrees with autograd. *compile*: `torch.compile` without a graph break. *distributed*:
-"gathers" are losses that can see every process's rows (`gather=True`), with the gradients of a single process; the
-others are means of each process's own rows, which data parallel training averages: exact for equal shares of weight
-(Lovasz with `pooling="batch"` sorts each process's own pixels).
+*NaN*: one in the input is seen in the loss, in three types and under every reduction. *func*: `torch.func.grad` agrees
+with autograd. *compile*: `torch.compile` without a graph break. *distributed*: "gathers" are losses that can see every
+process's rows (`gather=True`), with the gradients of a single process; the others are means of each process's own rows,
+which data parallel training averages: exact for equal shares of weight (Lovasz with `pooling="batch"` sorts each
+process's own pixels).
 
 """
 
@@ -90,6 +91,11 @@ def row(name: str, contract: ModuleType) -> list[str]:
             lambda e=e: contract.test_nothing_gives_zero_with_zero_gradients_or_nan(name, e)  # type: ignore[misc]
             for e in ("zero", "nan")
         ),
+        outcome(
+            lambda d=d, r=r: contract.test_a_nan_in_the_input_gives_nan_and_never_a_number(name, d, r)  # type: ignore[misc]
+            for d in (torch.float64, torch.float32, torch.bfloat16)
+            for r in ("mean", "sum", "none")
+        ),
         one("test_functional_transforms_agree_with_autograd"),
         one("test_compiles_without_a_graph_break"),
         "gathers" if gathers else "rows",
@@ -99,7 +105,7 @@ def row(name: str, contract: ModuleType) -> list[str]:
 def table(names: Iterable[str]) -> str:
     """Return the page for these losses as Markdown."""
     contract = suite()
-    head = ["loss", "float32", "half", "gradient", "second", "empty", "func", "compile", "distributed"]
+    head = ["loss", "float32", "half", "gradient", "second", "empty", "NaN", "func", "compile", "distributed"]
     lines = [head, ["---"] * len(head), *(row(name, contract) for name in names)]
     return INTRODUCTION + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
