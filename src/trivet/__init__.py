@@ -58,7 +58,7 @@ __all__ = [
 if TYPE_CHECKING:
     from trivet.advice.recommend import recommend
     from trivet.doctor import Watch, watch
-    from trivet.facts import Profile, profile
+    from trivet.facts.profile import Profile, profile
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run
     from trivet.tasks import Task, read_task

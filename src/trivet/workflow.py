@@ -6,8 +6,8 @@ import contextlib
 import math
 import platform
 import shlex
-import time
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,7 @@ from trivet.figures.style import number
 from trivet.recipes import Advice, Edit, Recipe
 from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
-from trivet.tasks import Split, Task, bootstrap_difference, fit_decision, read_task
+from trivet.tasks import KINDS, Decision, Split, Task, bootstrap_difference, read_task
 from trivet.training import Outcome, Recorder, make_progress, predict_outputs, rehearse, train
 from trivet.tuning import LRRange, find_lr
 
@@ -39,6 +39,8 @@ def fit(
     kind: str | None = None,
     metric: str | None = None,
     model: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
     seed: int = 0,
     budget: float | str | None = None,
     out: str | Path | None = None,
@@ -51,7 +53,8 @@ def fit(
 
     Arguments
     ---------
-    task : a `Task`, or what the command line takes as DATA; `target`, `kind`, `metric` and `model` then go with it.
+    task : a `Task`, or what the command line takes as DATA; `target`, `kind`, `metric`, `model` and
+        `group` or `time` (columns to split by) then go with it.
     recipe : a `Recipe` or a recipe file to train with as it is, instead of recommending one.
     budget : seconds, or text such as "10m", for everything; the length is cut to fit before training starts.
     out : the run's directory; `runs/NAME-xxxx` by default. resume : an unfinished run to go on with.
@@ -65,8 +68,8 @@ def fit(
     >>> run.result.metric.test > run.result.metric.baselines[0].value
     True
     """
-    began = time.perf_counter()
-    words = {"target": target, "kind": kind, "metric": metric, "model": model}
+    began = perf_counter()
+    words = {"target": target, "kind": kind, "metric": metric, "model": model, "group": group, "time": time}
     given = {name: word for name, word in words.items() if word is not None}
     device = _device(device)
     with contextlib.closing(make_progress(progress)) as display:
@@ -86,7 +89,7 @@ def _carry_on(
     """Do the stages that the run's directory lacks."""
 
     def left() -> float | None:
-        return None if card.budget is None else max(1.0, card.budget - (time.perf_counter() - began))
+        return None if card.budget is None else max(1.0, card.budget - (perf_counter() - began))
 
     chosen, facts = run.recipe, run.read("profile.json", Profile)
     if not (run.path / "checkpoint.pt").exists():
@@ -142,6 +145,7 @@ def _begin(
     card = _card(task, source, given, seed, budget, wanted is not None)
     run.write("environment.json", environment())
     run.write("profile.json", facts)
+    run.write("predictor.json", task.predictor())
     run.write_recipe(chosen)
     run.write("task.json", card)  # last: a run that has it has all that resuming needs
     return run, task, card
@@ -206,11 +210,11 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
     if seconds is None or (run.path / "checkpoint.pt").exists():
         return recipe
     probe = recipe.apply(Edit("epochs", min(recipe.epochs, 40 * recipe.batch_size / len(task.train))))
-    began = time.perf_counter()
+    began = perf_counter()
     outcome = train(task, probe, seed=card.seed)
-    per_step = (time.perf_counter() - began) / max(1, outcome.step)
+    per_step = (perf_counter() - began) / max(1, outcome.step)
     # A quarter is kept for the judgement and the report; finding the rate costs up to half of the run again.
-    affordable = 0.75 * (seconds - (time.perf_counter() - began)) / per_step / (1.0 if card.own_recipe else 1.5)
+    affordable = 0.75 * (seconds - (perf_counter() - began)) / per_step / (1.0 if card.own_recipe else 1.5)
     steps = recipe.epochs * len(task.train) / recipe.batch_size
     if affordable >= steps:
         return recipe
@@ -230,10 +234,11 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
 
 def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
     outputs, targets = predict_outputs(outcome.model, task.test, device=device)
-    decision = None
-    if task.kind == "binary":
-        decision = fit_decision(*predict_outputs(outcome.model, task.val, device=device), task.metric)
-        outputs = decision.apply(outputs, task.metric)
+    kind = KINDS[task.kind]
+    decisions: tuple[Decision, ...] = ()
+    if kind.decides:
+        decisions = kind.fit_decisions(*predict_outputs(outcome.model, task.val, device=device), task.metric)
+        outputs = kind.decide(outputs, decisions, task.metric)
     test = task.metric(outputs, targets)
     if not math.isfinite(test):
         raise InputError(
@@ -263,7 +268,8 @@ def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
         reason=outcome.reason,
         seconds=round(outcome.seconds, 2),
         overhead=round(outcome.overhead, 4),
-        decision=decision,
+        decision=decisions[0] if len(decisions) == 1 else None,
+        decisions=decisions if len(decisions) > 1 else (),
     )
 
 

@@ -16,8 +16,16 @@ Data = Annotated[
     str,
     Parameter(help="A .csv, .csv.gz or .parquet table, an .npz, sklearn:NAME, or module:function returning a Task."),
 ]
-Target = Annotated[str | None, Parameter(help="The column of a table to predict.")]
-Kind = Annotated[str | None, Parameter(help="regression, binary or multiclass; inferred when left out.")]
+Target = Annotated[
+    str | None,
+    Parameter(help="The column of a table to predict; several 0/1 columns as a,b,c; another array of an .npz than y."),
+]
+Kind = Annotated[
+    str | None,
+    Parameter(help="regression, counts, binary, multiclass, multilabel; inferred when left out (counts never)."),
+]
+Group = Annotated[str | None, Parameter(help="A column whose equal values (a patient, a house) stay in one split.")]
+Time = Annotated[str | None, Parameter(help="A column to split by: validation is later than training, test later.")]
 MetricName = Annotated[
     str | None, Parameter(help="What decides: auroc, accuracy, rmse, ...; chosen by kind when left out.")
 ]
@@ -34,6 +42,8 @@ def fit(
     model: Model = None,
     kind: Kind = None,
     metric: MetricName = None,
+    group: Group = None,
+    time: Time = None,
     budget: Annotated[str | None, Parameter(help="Time for everything: 90s, 10m, 1.5h.")] = None,
     resume: Annotated[str | None, Parameter(help="Go on with an unfinished run.")] = None,
     out: Annotated[str | None, Parameter(help="The run's directory; runs/NAME-xxxx by default.")] = None,
@@ -48,8 +58,8 @@ def fit(
     from trivet.workflow import fit
 
     run = fit(
-        data, recipe, target=target, model=model, kind=kind, metric=metric, budget=budget, resume=resume, out=out,
-        seed=seed, device=device, progress=progress, checkpoint_every=checkpoint_every,
+        data, recipe, target=target, model=model, kind=kind, metric=metric, group=group, time=time, budget=budget,
+        resume=resume, out=out, seed=seed, device=device, progress=progress, checkpoint_every=checkpoint_every,
     )  # fmt: skip
     result = run.result
     if result is None:
@@ -75,6 +85,7 @@ def fit(
                 "seconds": result.seconds,
                 "verdict": result.verdict,
                 "decision": result.decision,
+                "decisions": result.decisions,
             }
         )
         return 0
@@ -93,6 +104,8 @@ def recommend(
     model: Model = None,
     kind: Kind = None,
     metric: MetricName = None,
+    group: Group = None,
+    time: Time = None,
     why: Annotated[bool, Parameter(negative="", help="Print the reasons too.")] = False,
     out: Annotated[str | None, Parameter(name=["--out", "-o"], help="Write the recipe to this file.")] = None,
     seed: Seed = 0,
@@ -102,7 +115,8 @@ def recommend(
     from trivet.advice import recommend
     from trivet.tasks import read_task
 
-    recipe = recommend(read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed), seed=seed)
+    task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed, group=group, time=time)
+    recipe = recommend(task, seed=seed)
     if out is not None:
         recipe.save(out)
     if json:

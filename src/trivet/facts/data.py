@@ -9,6 +9,8 @@ import msgspec
 import torch
 from torch import Tensor
 
+from trivet.tasks.kinds import KINDS
+
 if TYPE_CHECKING:
     from trivet.tasks import Task
 
@@ -58,13 +60,14 @@ def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
         outputs=task.outputs,
         is_image=len(shape) == 3,
     )
-    if task.kind == "regression":
-        return _with_tails(basic, inputs, targets)
-    return _with_classes(basic, targets, max(task.outputs, 2))
+    kind = KINDS[task.kind]
+    numbers, counts = kind.numbers(targets), kind.class_counts(targets, task.outputs)
+    if numbers is not None:
+        return _with_tails(basic, inputs, numbers)
+    return basic if counts is None else _with_classes(basic, counts)
 
 
-def _with_classes(basic: DataFacts, targets: Tensor, classes: int) -> DataFacts:
-    counts = torch.bincount(targets.long().flatten(), minlength=classes)
+def _with_classes(basic: DataFacts, counts: Tensor) -> DataFacts:
     shares = counts.double() / counts.sum()
     present = shares[shares > 0]
     return msgspec.structs.replace(
@@ -77,6 +80,7 @@ def _with_classes(basic: DataFacts, targets: Tensor, classes: int) -> DataFacts:
 
 
 def _with_tails(basic: DataFacts, inputs: Tensor | tuple[Tensor, ...], targets: Tensor) -> DataFacts:
+    targets = targets[:, :1]  # of several targets the first stands for all
     y = targets.double().flatten()
     spread = float(y.std()) or 1.0
     facts = msgspec.structs.replace(

@@ -6,15 +6,19 @@ import os
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from trivet.errors import RunError, unknown_name
+from trivet.errors import RunError, first_line, require, unknown_name
 from trivet.recipes import Advice, Recipe
 from trivet.record.events import encode
 from trivet.record.journal import Record, read_record
 from trivet.record.summary import Result
+from trivet.tasks.prediction import Predictions, Predictor
+
+if TYPE_CHECKING:
+    from torch import nn
 
 T = TypeVar("T")
 
@@ -30,7 +34,7 @@ class Run:
     lr_range.json        the range test            environment.json  versions, machine, seed
     record.jsonl         every event               checkpoint.pt     the latest state, for resuming
     model.safetensors    the best weights          result.json       the verdict
-    report.html          all of it, to look at
+    predictor.json       how new rows are read    report.html       all of it, to look at
     ```
     """
 
@@ -84,6 +88,29 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
+
+    def predict(self, data: object, *, model: nn.Module | None = None) -> Predictions:
+        """Predict new rows with the run's own preprocessing, weights, thresholds and class names.
+
+        `data` is a path or data in memory, in the form of the training data; its target may be absent. `model` is
+        needed where the run's was made in Python. Raises `RunError` for a run without weights, `DataError` for data
+        that does not fit.
+        """
+        weights, predictor = self.path / "model.safetensors", self.read("predictor.json", Predictor)
+        if not weights.exists():
+            raise RunError(f"{self.path} has no weights yet; go on with it: trivet fit --resume {self.path}")
+        if predictor is None:
+            raise RunError(f"{self.path} has no predictor.json: it was made before runs could predict; run it again")
+        safetensors = require("safetensors", "app")
+        from safetensors.torch import load_file
+
+        try:
+            loaded = load_file(weights)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise RunError(f"cannot read {weights}: {first_line(error)}") from error
+        result = self.result
+        decisions = () if result is None else result.decisions or ((result.decision,) if result.decision else ())
+        return predictor.predict(data, loaded, decisions, model)
 
     # -- reading and writing ----------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict of a run (`result.json`); `overhead` is the loop's and record's share of the training time.
 
-    `decision` says how a binary run's logits become probabilities and a yes or no.
+    `decision` says how a binary run's logits become probabilities and a yes or no, `decisions` how each label's do.
     """
 
     metric: Judged
@@ -68,3 +68,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     overhead: float
     decision: Decision | None = None
+    decisions: tuple[Decision, ...] = ()

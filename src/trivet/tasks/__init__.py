@@ -2,9 +2,10 @@
 
 from trivet.tasks.baselines import Baseline
 from trivet.tasks.decision import Decision, fit_decision
-from trivet.tasks.kinds import KINDS, Kind
+from trivet.tasks.kinds import KINDS, Answers, Context, Kind, Known
 from trivet.tasks.metrics import METRICS, Metric, bootstrap_difference, metric_for
 from trivet.tasks.models import ResidualCNN, TabularMLP
+from trivet.tasks.prediction import Predictions, Predictor
 from trivet.tasks.preprocessing import Preprocessing
 from trivet.tasks.readers import SKLEARN_SETS, read_task
 from trivet.tasks.splits import Split
@@ -14,10 +15,15 @@ __all__ = [
     "KINDS",
     "METRICS",
     "SKLEARN_SETS",
+    "Answers",
     "Baseline",
+    "Context",
     "Decision",
     "Kind",
+    "Known",
     "Metric",
+    "Predictions",
+    "Predictor",
     "Preprocessing",
     "ResidualCNN",
     "Split",

@@ -1,7 +1,8 @@
 """What each column of a table is, decided on the training rows alone and said in a note.
 
-Numbers (integers among them) stay numbers; booleans count as 0 and 1; text is a category. Dropped: constant
-and empty columns, row numbers and identifiers, free text, and dates.
+Numbers (integers among them) stay numbers; booleans count as 0 and 1; text is a category; dates become numbers
+(how late, and where in the day, week and year). Dropped: constant and empty columns, row numbers and identifiers,
+and free text.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trivet.errors import DataError, require
-from trivet.tasks.preprocessing import Categorical, Numeric, TablePreprocessing
+from trivet.tasks.preprocessing import Categorical, Dates, Numeric, TablePreprocessing
 
-__all__ = ["fit_columns", "numbers", "strings"]
+__all__ = ["dates", "days", "fit_columns", "numbers", "strings"]
 
 Frame = Any  # polars.DataFrame; polars is imported at first use
 Series = Any
@@ -35,10 +36,13 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
     dropped: list[str] = []
     imputed: list[str] = []
     misread: list[str] = []
+    dated: list[Dates] = []
     for series in frame.get_columns():
         reason = _why_dropped(series)
         if reason:
             dropped.append(f"{series.name} ({reason})")
+        elif (moments := dates(series)) is not None:
+            dated.append(Dates.fit(series.name, days(moments)))
         elif _is_numeric(series):
             values = numbers(series)
             column = Numeric.fit(series.name, values)
@@ -52,7 +56,7 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
             counts = Counter(value for value in strings(series) if value is not None)
             levels = sorted(level for level, _ in counts.most_common(MAX_LEVELS))
             categorical.append(Categorical(series.name, tuple(levels)))
-    if not numeric and not categorical:
+    if not numeric and not categorical and not dated:
         raise DataError(
             f"no column is left to learn from; dropped: {', '.join(dropped) or 'none, the table has no other column'}"
         )
@@ -66,13 +70,16 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
     if categorical:
         shown = _listed([f"{column.name} ({len(column.levels)} values)" for column in categorical])
         notes.append(f"{len(categorical)} categorical columns ({'one-hot' if one_hot else 'embedded'}): {shown}")
+    if dated:
+        shown = _listed([f"{column.name} ({', '.join(column.parts)})" for column in dated])
+        notes.append(f"{len(dated)} columns of dates, as numbers: {shown}")
     if misread:
         notes.append(f"text in columns of numbers, taken as missing: {_listed(misread)}")
     if imputed:
         notes.append(f"missing numbers in training rows, set to the median beside a 0/1 indicator: {_listed(imputed)}")
     if dropped:
         notes.append(f"{len(dropped)} columns dropped: {_listed(dropped)}")
-    return TablePreprocessing(tuple(numeric), tuple(categorical), one_hot), tuple(notes)
+    return TablePreprocessing(tuple(numeric), tuple(categorical), one_hot, tuple(dated)), tuple(notes)
 
 
 def _why_dropped(series: Series) -> str:
@@ -81,20 +88,47 @@ def _why_dropped(series: Series) -> str:
     rows, distinct = len(kept), kept.n_unique()
     if rows == 0:
         return "empty"
-    if series.dtype.is_temporal():
-        return "dates are not used yet; add columns such as month, weekday or hour"
+    if series.dtype.is_temporal() and dates(series) is None:
+        return "times of day and durations are not used yet; add a column of numbers"
     if series.dtype.is_nested() or str(series.dtype) in ("Object", "Binary"):
         return f"type {series.dtype}"
     if distinct == 1 and rows == len(series):
         return "constant"
     if series.dtype.is_integer() and distinct == len(series) and _is_row_number(kept):
         return "row number or identifier"
-    if _is_numeric(series):
+    if _is_numeric(series) or dates(series) is not None:
         return ""
     if distinct > 20 and distinct > 0.5 * rows:
         words = sum(str(value).count(" ") + 1 for value in kept.head(200)) / min(rows, 200)
         return "free text is not used yet" if words > 3 else "identifier: almost every value is different"
     return ""
+
+
+DATE_FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d.%m.%Y")
+"""Text in one of these forms is a date; forms that could be read in two ways (01/02/2024) are left alone."""
+
+
+def dates(series: Series) -> Series | None:
+    """A column of dates as polars datetimes, or None for one that holds something else."""
+    polars = require("polars", "app")
+    if series.dtype in (polars.Date, polars.Datetime):
+        return series.cast(polars.Datetime("us"))
+    present = len(series) - series.null_count()
+    # A digit is the least that a date has: most text columns are told apart by their first value.
+    if not _is_text(series) or present == 0 or not str(series.drop_nulls()[0])[:1].isdigit():
+        return None
+    text = series.cast(polars.String)
+    for form in DATE_FORMATS:
+        parsed = text.str.strptime(polars.Datetime("us"), form, strict=False)
+        if present - (len(parsed) - parsed.null_count()) <= MOSTLY_NUMBERS * present:
+            return parsed
+    return None
+
+
+def days(moments: Series) -> NDArray[np.float64]:
+    """Datetimes as days since 1970, NaN where missing."""
+    microseconds = moments.dt.timestamp("us").cast(require("polars", "app").Float64)
+    return (microseconds / 86_400e6).to_numpy().astype(np.float64)  # type: ignore[no-any-return]
 
 
 def _is_text(series: Series) -> bool:

@@ -37,16 +37,30 @@ def encoded_task(
     batch_size: int | None,
     steps: int | None,
     notes: tuple[str, ...],
+    groups: Tensor | None = None,
+    time: Tensor | None = None,
 ) -> Task:
-    """Draw the splits, ``fit`` the preprocessing on the training rows that ``take`` gives, encode all."""
+    """Draw the splits, ``fit`` the preprocessing on the training rows that ``take`` gives, encode all.
+
+    ``groups`` are kept whole by the splits; with ``time`` the later rows are held out.
+    """
     kind = kind_named(target.kind)
     shaped = kind.shape_target(target.values)
     kind.check_targets(shaped, "train")
-    strata = kind.strata(shaped)
-    train, val, test = draw_splits(len(shaped), strata, seed, val=True, test=raw_test is None, names=target.classes)
+    kind.check_values(shaped, "train")
+    train, val, test = draw_splits(
+        len(shaped),
+        kind.strata(shaped),
+        seed,
+        val=True,
+        test=raw_test is None,
+        names=target.classes,
+        groups=kind.groups(shaped) if groups is None else groups,
+        time=time,
+    )
     assert val is not None
     preprocessing, fitted = fit(take(train.numpy()))
-    scale = None if target.classes else _scale(target.values[train])
+    scale = kind.scale(target.values[train])
 
     def split(raw: Any, values: Tensor) -> TensorSplit:
         values = values if scale is None else (values - scale[0]) / scale[1]
@@ -58,11 +72,14 @@ def encoded_task(
     if test is not None:
         raw_test, test_values = take(test.numpy()), target.values[test]
     assert test_values is not None
+    kind.check_values(test_values, "test")
     train_split = split(take(train.numpy()), target.values[train])
     val_split = split(take(val.numpy()), target.values[val])
     outputs = kind.outputs(shaped)
+    if kind.an_output_per_class:
+        outputs = max(outputs, len(target.classes))
     return Task(
-        model if model is not None else _reference_model(preprocessing, train_split, outputs),
+        model if model is not None else reference_model(preprocessing, train_split, target.kind, outputs),
         train_split,
         val_split,
         split(raw_test, test_values),
@@ -80,12 +97,8 @@ def encoded_task(
     )
 
 
-def _scale(values: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of the training targets; a constant one was refused before."""
-    return float(values.mean()), float(values.std(correction=0)) or 1.0
-
-
-def _reference_model(preprocessing: Preprocessing, train: TensorSplit, outputs: int) -> ModelFactory:
+def reference_model(preprocessing: Preprocessing, train: TensorSplit, kind: str, outputs: int) -> ModelFactory:
+    """The small model that fits this input and kind of task, as a factory with its arguments."""
     if isinstance(preprocessing, ImagePreprocessing):
         channels, height, width = preprocessing.shape
         return partial(ResidualCNN, channels=channels, size=min(height, width), outputs=outputs)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from trivet.errors import DataError
 
 __all__ = [
     "Categorical",
+    "Dates",
     "ImagePreprocessing",
     "MatrixPreprocessing",
     "Numeric",
@@ -33,6 +34,13 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Names = dict[str, Array]
+"""Columns that a prediction begins with, such as the files of images."""
+
+
+def stored_types() -> Any:
+    """Every kind of preprocessing that a run may have stored."""
+    return TablePreprocessing | MatrixPreprocessing | ImagePreprocessing
 
 
 class Preprocessing(msgspec.Struct, frozen=True, tag_field="type"):
@@ -46,13 +54,27 @@ class Preprocessing(msgspec.Struct, frozen=True, tag_field="type"):
     def from_dict(data: dict[str, Any]) -> Preprocessing:
         """Rebuild what ``to_dict`` gave; raises DataError when it is something else."""
         try:
-            return msgspec.convert(data, type=TablePreprocessing | MatrixPreprocessing | ImagePreprocessing)
+            stored: Preprocessing = msgspec.convert(data, type=stored_types())
+            return stored
         except msgspec.ValidationError as error:
             raise DataError(f"this is not stored preprocessing: {error}") from error
+
+    linear_view: ClassVar[str] = ""
+    """What a linear baseline sees where that is not the encoded numbers themselves, such as ``"TF-IDF"``."""
 
     @abstractmethod
     def encode(self, raw: Any) -> Tensor | tuple[Tensor, ...]:
         """Encode new raw rows exactly as the training rows were."""
+
+    def matrix(self, inputs: Tensor | tuple[Tensor, ...]) -> Any:
+        """Encoded inputs as a linear baseline sees them; only where ``linear_view`` names it."""
+        raise NotImplementedError
+
+    def read(self, data: Any) -> tuple[Any, Names]:
+        """Raw rows from what `predict` is given (a path, or data in memory), and a column that names them."""
+        from trivet.tasks.arrays import read_inputs
+
+        return read_inputs(data), {}
 
 
 class Numeric(msgspec.Struct, frozen=True):
@@ -99,6 +121,44 @@ class Categorical(msgspec.Struct, frozen=True):
         return np.fromiter((code.get(value, 0) if value is not None else 0 for value in values), np.int64, len(values))
 
 
+class Dates(msgspec.Struct, frozen=True):
+    """A column of dates: how late (days, scaled as a number), and sine and cosine of the place in cycles that it spans.
+
+    ``parts`` names the cycles: ``hour`` (of the day, where times of day occur), ``weekday``, ``yearday``.
+    """
+
+    name: str
+    late: Numeric
+    parts: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, name: str, days: Array) -> Self:
+        """Measure a column of days since 1970 (NaN where missing)."""
+        present = days[~np.isnan(days)]
+        parts = ["hour"] if bool((present % 1 != 0).any()) else []
+        span = float(present.max() - present.min())
+        parts += ["weekday"] if span >= 14 else []
+        parts += ["yearday"] if span >= 60 else []
+        return cls(name, Numeric.fit(name, days), tuple(parts))
+
+    def encode(self, days: Array) -> list[Array]:
+        """Float32 columns: how late, whether missing when there were missing ones, two for each cycle."""
+        absent = np.isnan(days)
+        known = np.where(absent, self.late.median, days)
+        # 1970 began on a Thursday; a year of 365.25 days keeps the seasons in place.
+        turns = {"hour": known % 1, "weekday": (known + 3) / 7 % 1, "yearday": known / 365.25 % 1}
+        columns = self.late.encode(days)
+        for part in self.parts:
+            angle = 2 * np.pi * turns[part]
+            columns += [np.where(absent, 0.0, wave(angle)).astype(np.float32) for wave in (np.sin, np.cos)]
+        return columns
+
+    @property
+    def features(self) -> int:
+        """How many columns."""
+        return 1 + self.late.missing + 2 * len(self.parts)
+
+
 class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
     """Columns of a table, by name.
 
@@ -110,27 +170,43 @@ class TablePreprocessing(Preprocessing, frozen=True, tag="table"):
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...] = ()
     one_hot: bool = False
+    dates: tuple[Dates, ...] = ()
 
     @property
     def features(self) -> int:
         """Columns of the float tensor."""
         numeric = sum(2 if column.missing else 1 for column in self.numeric)
+        numeric += sum(column.features for column in self.dates)
         return numeric + (sum(column.codes for column in self.categorical) if self.one_hot else 0)
+
+    def read(self, data: Any) -> tuple[Any, Names]:
+        """A polars frame from a path, a frame or a mapping."""
+        from trivet.tasks.tables import table
+
+        return table(data), {}
 
     def encode(self, raw: Any) -> Tensor | tuple[Tensor, ...]:
         """Encode a table (a polars frame, or a mapping from column names to values).
 
         Raises DataError when a column is missing or a numeric one holds text.
         """
-        from trivet.tasks.columns import numbers, strings
+        from trivet.tasks.columns import dates, days, numbers, strings
         from trivet.tasks.tables import table
 
         frame = table(raw)
-        names = [column.name for column in self.numeric] + [column.name for column in self.categorical]
+        names = [c.name for c in self.numeric] + [c.name for c in self.dates] + [c.name for c in self.categorical]
         absent = [name for name in names if name not in frame.columns]
         if absent:
-            raise DataError(f"the table lacks the columns {absent}; it has {frame.columns}")
+            raise DataError(
+                f"the table lacks {len(absent)} of the {len(names)} columns that the model was trained on: "
+                f"{', '.join(absent[:8])}; it has {', '.join(frame.columns[:12])}"
+            )
         floats = [part for column in self.numeric for part in column.encode(numbers(frame[column.name]))]
+        for moment in self.dates:
+            parsed = dates(frame[moment.name])
+            if parsed is None and frame[moment.name].null_count() < len(frame):
+                raise DataError(f"column {moment.name!r} must hold dates; it has {str(frame[moment.name][0])[:40]!r}")
+            floats += moment.encode(np.full(len(frame), np.nan) if parsed is None else days(parsed))
         codes = [torch.from_numpy(column.encode(strings(frame[column.name]))) for column in self.categorical]
         if self.one_hot:
             for column, code in zip(self.categorical, codes, strict=True):

@@ -33,12 +33,15 @@ def read_task(
     metric: str | Metric | Callable[[Tensor, Tensor], float] | None = None,
     model: str | ModelFactory | nn.Module | None = None,
     seed: int = 0,
+    group: str | None = None,
+    time: str | None = None,
 ) -> Task:
     """Read a task from what the command line calls DATA.
 
-    - ``*.csv``, ``*.csv.gz``, ``*.parquet``: a table; ``target`` names the column to predict.
+    - ``*.csv``, ``*.csv.gz``, ``*.parquet``: a table; ``target`` names the column to predict, or several
+      (``a,b,c``) that each hold 0 and 1; ``group`` and ``time`` columns to split by.
     - ``*.npz``: arrays ``X_train, y_train[, X_test, y_test]``, perhaps ``classes`` (names of labels 0, 1,
-      ..).
+      ..); ``target`` names other arrays than ``y``: ``TARGET_train[, TARGET_test]``.
     - ``sklearn:NAME``: one of scikit-learn's bundled sets: breast_cancer, diabetes, digits, iris, wine.
     - ``module:function``: a function without arguments that returns a Task; ``model`` too may be
       ``module:factory``.
@@ -50,6 +53,9 @@ def read_task(
     """
     factory = cast(ModelFactory, load_function(model, "model factory")) if isinstance(model, str) else model
     prefix, colon, rest = data.partition(":")
+    columns = {"group": group, "time": time}
+    if not data.endswith(TABLES) and any(columns.values()):
+        raise DataError(f"{' and '.join(n for n, c in columns.items() if c)} name columns of a table; {data} is none")
     if colon and prefix == "sklearn":
         _refuse_target(target, data)
         return _sklearn_task(rest, kind, metric, factory, seed)
@@ -58,8 +64,7 @@ def read_task(
         return _task_from_function(data, target, kind, metric, factory)
     _check_file(path)
     if data.endswith(".npz"):
-        _refuse_target(target, data)
-        arrays = read_npz(path)
+        arrays = read_npz(path, target)
         return task_from_arrays(
             arrays["X_train"],
             arrays["y_train"],
@@ -81,7 +86,8 @@ def read_task(
             f"which column of {path.name} is to be predicted? Name it as target (--target). Columns: "
             f"{', '.join(frame.columns)}"
         )
-    return task_from_table(frame, target, kind, metric, factory, seed, name=path.name.split(".")[0], source=data)
+    name = path.name.split(".")[0]
+    return task_from_table(frame, target, kind, metric, factory, seed, name=name, source=data, group=group, time=time)
 
 
 def _check_file(path: Path) -> None:

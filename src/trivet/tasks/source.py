@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 def model_source(task: Task) -> str:
     """Return source that defines `make_model()`; a model that has no source to show becomes a place to put yours."""
     factory = task._model
-    if isinstance(factory, functools.partial) and inspect.getmodule(factory.func) is models:
-        # The reference models import torch alone, so the whole page can stand in a script.
-        page = inspect.getsource(models)
-        body = page[page.index("class TabularMLP") :].rstrip()
+    if isinstance(factory, functools.partial) and getattr(models, factory.func.__name__, None) is factory.func:
+        # The reference models import torch alone, so the whole page of one can stand in a script.
+        page = inspect.getsource(inspect.getmodule(factory.func))  # type: ignore[arg-type]
+        body = page[page.index("\nclass ") + 1 :].rstrip()
         words = ", ".join([*map(repr, factory.args), *(f"{k}={v!r}" for k, v in factory.keywords.items())])
         return f"{_IMPORTS}\n\n{body}\n\n\ndef make_model() -> nn.Module:\n    return {factory.func.__name__}({words})"
     module, name = getattr(factory, "__module__", ""), getattr(factory, "__qualname__", "")
@@ -40,10 +41,11 @@ def metric_source(task: Task) -> str:
     """Return source that defines `metric(outputs, targets)` and `HIGHER_IS_BETTER`."""
     function = task.metric.function
     head = f"HIGHER_IS_BETTER = {task.metric.higher_is_better}\n"
-    if inspect.getmodule(function) is not metrics:
+    page = inspect.getmodule(function)
+    if page is None or not page.__name__.startswith(metrics.__name__):
         module, name = function.__module__, getattr(function, "__qualname__", "metric")
         return f"from {module} import {name} as own_metric\n\n{head}\n\n{_wrapped(task, 'own_metric')}"
-    needed = [source for name, source in _functions() if _reaches(function, name)]
+    needed = [source for name, source in _functions(page) if _reaches(page, function, name)]
     return f"{head}\n\n" + "\n\n".join([*needed, _wrapped(task, function.__name__)])
 
 
@@ -52,31 +54,32 @@ def _wrapped(task: Task, name: str) -> str:
     if task.metric.scale is not None:
         mean, std = task.metric.scale
         lines += [f"    mean, std = {mean!r}, {std!r}  # back into the target's own units"]
-        lines += ["    outputs, targets = outputs.double() * std + mean, targets.double() * std + mean"]
+        back = "outputs.double() + math.log(std)" if task.metric.log_outputs else "outputs.double() * std + mean"
+        lines += [f"    outputs, targets = {back}, targets.double() * std + mean"]
     return "\n".join([*lines, f"    return float({name}(outputs.double(), targets))"])
 
 
-def _functions() -> list[tuple[str, str]]:
-    """Every function of the metrics' page with its source, decorators and `trivet` errors taken off."""
+def _functions(page: ModuleType) -> list[tuple[str, str]]:
+    """Every function of a page of metrics with its source, decorators and `trivet` errors taken off."""
     found = []
-    for name, function in vars(metrics).items():
-        if inspect.isfunction(function) and function.__module__ == metrics.__name__:
+    for name, function in vars(page).items():
+        if inspect.isfunction(function) and function.__module__ == page.__name__:
             source = inspect.getsource(function)
             source = source[source.index("def ") :].replace("InputError(", "ValueError(")
             found.append((name, source.rstrip() + "\n"))
     return found
 
 
-def _reaches(function: object, name: str) -> bool:
-    """Say whether a metric function is, or calls, directly or not, the one of this name."""
+def _reaches(page: ModuleType, function: object, name: str) -> bool:
+    """Say whether a metric function is, or calls, directly or not, the one of this name on its page."""
     seen, todo = set(), [getattr(function, "__name__", "")]
     while todo:
         current = todo.pop()
-        if current in seen or not inspect.isfunction(vars(metrics).get(current)):
+        if current in seen or not inspect.isfunction(vars(page).get(current)):
             continue
         seen.add(current)
-        todo += [n for n in vars(metrics)[current].__code__.co_names if inspect.isfunction(vars(metrics).get(n))]
-        todo += _nested_names(vars(metrics)[current].__code__)
+        code = vars(page)[current].__code__
+        todo += [n for n in (*code.co_names, *_nested_names(code)) if inspect.isfunction(vars(page).get(n))]
     return name in seen
 
 

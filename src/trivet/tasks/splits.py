@@ -190,12 +190,21 @@ def draw_split(rows: int, strata: Tensor | None, seed: int, *, share: float = HE
 
 
 def draw_splits(
-    rows: int, strata: Tensor | None, seed: int, *, val: bool, test: bool, names: Sequence[str] = ()
+    rows: int,
+    strata: Tensor | None,
+    seed: int,
+    *,
+    val: bool,
+    test: bool,
+    names: Sequence[str] = (),
+    groups: Tensor | None = None,
+    time: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Row indices of train, and of validation and test where they are to be drawn: 20 % of all rows each.
 
-    ``names`` are the classes' names, for errors. Raises DataError when rows, of a class or in all, are too
-    few.
+    With ``groups`` (int64 ``(rows,)``) all rows of a group come into the same split; with ``time`` (numbers
+    ``(rows,)``) validation is later than training, and test later still. ``names`` are the classes' names, for
+    errors. Raises DataError when rows, of a class, of groups or in all, are too few.
     """
     needed = 1 + val + test
     if rows < FEWEST_ROWS * needed and (val or test):
@@ -203,15 +212,12 @@ def draw_splits(
         raise DataError(
             f"{rows} rows are too few to draw {', '.join(parts)}; at least {FEWEST_ROWS * needed} are needed"
         )
+    if time is not None or groups is not None:
+        # Moments and groups are units: none is torn apart, so that a split may be larger than its share.
+        unit = _moments(time) if time is not None else _shuffled(groups, seed)  # type: ignore[arg-type]
+        return _whole_units(unit, val, test, "moments" if time is not None else "groups")
     if strata is not None:
-        counts = torch.bincount(strata)
-        rare = int(torch.where(counts > 0, counts, rows).argmin())
-        count, name = int(counts[rare]), names[rare] if rare < len(names) else str(rare)
-        if count < needed:
-            raise DataError(
-                f"class {name!r} has {'a single sample' if count == 1 else f'{count} samples'}; it needs at "
-                f"least {needed}, one for each split: add samples, or merge or remove the class"
-            )
+        _refuse_rare(strata, needed, names)
     train, val_rows, test_rows = torch.arange(rows), None, None
     if test:
         train, test_rows = draw_split(rows, strata, seed)
@@ -220,6 +226,50 @@ def draw_splits(
         left, drawn = draw_split(len(train), None if strata is None else strata[train], seed + 1, share=share)
         train, val_rows = train[left], train[drawn]
     return train, val_rows, test_rows
+
+
+def _refuse_rare(strata: Tensor, needed: int, names: Sequence[str]) -> None:
+    counts = torch.bincount(strata)
+    rare = int(torch.where(counts > 0, counts, len(strata)).argmin())
+    count, name = int(counts[rare]), names[rare] if rare < len(names) else str(rare)
+    if count < needed:
+        raise DataError(
+            f"class {name!r} has {'a single sample' if count == 1 else f'{count} samples'}; it needs at "
+            f"least {needed}, one for each split: add samples, or merge or remove the class"
+        )
+
+
+def _moments(time: Tensor) -> Tensor:
+    """The rank of each row's moment, 0 for the earliest."""
+    ranks: Tensor = torch.unique(time, return_inverse=True)[1]
+    return ranks
+
+
+def _shuffled(groups: Tensor, seed: int) -> Tensor:
+    """A rank for each row's group, in an order drawn from the seed."""
+    distinct, code = torch.unique(groups, return_inverse=True)
+    return torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))[code]
+
+
+def _whole_units(unit: Tensor, val: bool, test: bool, what: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Cut ranked units into train, validation and test, the last 20 % of rows in test, each unit whole."""
+    count = int(unit.max()) + 1
+    needed = 1 + val + test
+    if count < needed:
+        raise DataError(f"there are {count} different {what}; at least {needed} are needed, one for each split")
+    # Rows up to and with each rank; a cut lies at the rank nearest to the wanted share, one rank left on each side.
+    filled = torch.bincount(unit, minlength=count).cumsum(0).double() / len(unit)
+
+    def cut(share: float, low: int, high: int) -> int:
+        return min(max(int((filled - share).abs().argmin()) + 1, low), high)
+
+    last = cut(1 - HELD_OUT, needed - 1, count - 1) if test else count
+    first = cut(1 - HELD_OUT * (1 + test), needed - 1 - test, last - 1) if val else last
+
+    def rows(low: int, high: int) -> Tensor:
+        return torch.nonzero((unit >= low) & (unit < high)).flatten()
+
+    return rows(0, first), rows(first, last) if val else None, rows(last, count) if test else None
 
 
 def shared_rows(one: Split, other: Split) -> int:

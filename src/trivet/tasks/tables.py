@@ -7,20 +7,21 @@ import gzip
 import io
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trivet.errors import DataError, nearest, require
-from trivet.tasks.columns import fit_columns
+from trivet.tasks.columns import dates, fit_columns
 from trivet.tasks.encoding import encoded_task
 from trivet.tasks.metrics import Metric
 from trivet.tasks.preprocessing import Preprocessing
-from trivet.tasks.targets import read_target
+from trivet.tasks.targets import read_columns, read_target
 from trivet.tasks.task import ModelFactory, Task
 
 __all__ = ["read_table", "table", "task_from_table"]
@@ -34,7 +35,7 @@ MISSING = ["", "NA", "N/A", "n/a", "null", "NULL", "None", "?"]
 
 def task_from_table(
     data: object,
-    target: str,
+    target: str | Sequence[str],
     kind: str | None = None,
     metric: str | Metric | Callable[[Tensor, Tensor], float] | None = None,
     model: ModelFactory | nn.Module | None = None,
@@ -45,8 +46,14 @@ def task_from_table(
     source: str | None = None,
     batch_size: int | None = None,
     steps: int | None = None,
+    group: str | None = None,
+    time: str | None = None,
 ) -> Task:
     """Make a task from a table and the name of its target column.
+
+    Several names, or one text ``"a,b,c"``, are columns of 0 and 1 that do not exclude each other (multilabel).
+    ``group`` names a column whose equal values (a patient, a house) stay in one split; ``time`` one that orders the
+    rows: validation is then later than training, and test later still. The group column is no input.
 
     ``data`` (and ``test``, a second table with the same columns) is a path, a polars frame, or a mapping from
     names to values. Rows without a target are dropped and counted in the notes. With an own ``model`` the
@@ -60,19 +67,21 @@ def task_from_table(
     Raises DataError for an unknown target, infinite numbers, and targets that cannot be learned.
     """
     frame = table(data)
-    if target not in frame.columns:
-        raise DataError(
-            f"no column {target!r} to predict{nearest(target, frame.columns) or '.'} Columns: "
-            f"{', '.join(frame.columns)}"
-        )
+    targets = target_columns(target, frame.columns)
+    _known_columns(frame, group, time)
     notes: list[str] = []
-    frame, labels = _with_target(frame, target, notes)
-    found = read_target(labels, kind, name=target)
+    frame, labels = _with_targets(frame, targets, notes)
+    found = read_target(labels, kind, name=targets[0]) if len(targets) == 1 else read_columns(labels, kind, targets)
     raw_test, test_values = None, None
     if test is not None:
-        raw_test, test_labels = _with_target(table(test), target, notes)
+        raw_test, test_labels = _with_targets(table(test), targets, notes)
         test_values = found.encode(test_labels)
-    features = frame.drop(target)
+    kept_out = [*targets, *([group] if group else [])]
+    features = frame.drop(kept_out)
+    if group is not None:
+        notes.append(f"rows of one {group!r} stay in one split; it is no input")
+    if time is not None:
+        notes.append(f"split by {time!r}: validation is later than training, test later still")
 
     def fit(rows: Frame) -> tuple[Preprocessing, tuple[str, ...]]:
         return fit_columns(rows, one_hot=model is not None)
@@ -92,7 +101,63 @@ def task_from_table(
         batch_size=batch_size,
         steps=steps,
         notes=tuple(notes),
+        groups=None if group is None else _codes(frame[group]),
+        time=None if time is None else _moments(frame[time]),
     )
+
+
+def target_columns(target: str | Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The target's columns by name: one, or several as a sequence or separated by commas; DataError for others."""
+    names = [target] if isinstance(target, str) else list(target)
+    if isinstance(target, str) and target not in columns and "," in target:
+        names = [name.strip() for name in target.split(",") if name.strip()]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated or not names:
+        raise DataError(f"the target names {repeated[0]!r} twice" if repeated else "the target names no column")
+    for name in names:
+        if name not in columns:
+            raise DataError(
+                f"no column {name!r} to predict{nearest(name, columns) or '.'} Columns: {', '.join(columns)}"
+            )
+    return names
+
+
+def _known_columns(frame: Frame, group: str | None, time: str | None) -> None:
+    if group is not None and time is not None:
+        raise DataError("give a group or a time to split by, not both: a later row of a known group is still known")
+    for what, name in (("group", group), ("time", time)):
+        if name is None:
+            continue
+        if name not in frame.columns:
+            raise DataError(
+                f"no column {name!r} to {what} by{nearest(name, frame.columns) or '.'} Columns: "
+                f"{', '.join(frame.columns)}"
+            )
+
+
+def _codes(series: Series) -> Tensor:
+    """An integer for each distinct value; rows without one are a group of their own each."""
+    known: dict[str, int] = {}
+    values = [f"row {row}" if value is None else f"value {value}" for row, value in enumerate(series.to_list())]
+    return torch.tensor([known.setdefault(value, len(known)) for value in values])
+
+
+def _moments(series: Series) -> Tensor:
+    """The rank of each row's moment; raises DataError where one is missing, or they are text in no known form."""
+    if series.null_count():
+        raise DataError(
+            f"the time column {series.name!r} lacks {series.null_count():,} values; fill or drop those rows"
+        )
+    if not (series.dtype.is_temporal() or series.dtype.is_numeric()):
+        parsed = dates(series)
+        if parsed is None:
+            raise DataError(
+                f"the time column {series.name!r} holds {series.dtype} such as {str(series[0])[:40]!r}; it must hold "
+                "numbers, dates or times (2024-01-31, 2024-01-31 12:00:00)"
+            )
+        series = parsed
+    _, rank = np.unique(series.to_numpy(), return_inverse=True)
+    return torch.from_numpy(rank.astype(np.int64))
 
 
 def table(data: object) -> Frame:
@@ -163,16 +228,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _with_target(frame: Frame, target: str, notes: list[str]) -> tuple[Frame, NDArray[Any]]:
-    if target not in frame.columns:
-        raise DataError(f"the test table lacks the target column {target!r}; it has {', '.join(frame.columns)}")
-    absent = int(frame[target].null_count())
+def _with_targets(frame: Frame, targets: Sequence[str], notes: list[str]) -> tuple[Frame, NDArray[Any]]:
+    """The rows that have every target, and their targets ``(rows,)``, or ``(rows, columns)`` for several."""
+    absent = [name for name in targets if name not in frame.columns]
     if absent:
-        frame = frame.filter(frame[target].is_not_null())
-        notes.append(f"{absent:,} rows without a value in {target!r} dropped")
+        raise DataError(f"the test table lacks the target column {absent[0]!r}; it has {', '.join(frame.columns)}")
+    height = frame.height
+    frame = frame.drop_nulls(list(targets))
+    if frame.height < height:
+        shown = ", ".join(map(repr, targets[:3]))
+        notes.append(f"{height - frame.height:,} rows without a value in {shown} dropped")
         if frame.height == 0:
-            raise DataError(f"the target column {target!r} is empty")
-    column = frame[target]
-    if column.dtype.is_temporal():
-        raise DataError(f"the target column {target!r} holds dates or times; it must hold numbers or classes")
-    return frame, column.to_numpy() if column.dtype.is_numeric() else np.asarray(column.to_list())
+            raise DataError(f"the target column {shown} is empty")
+    columns = []
+    for name in targets:
+        column = frame[name]
+        if column.dtype.is_temporal():
+            raise DataError(f"the target column {name!r} holds dates or times; it must hold numbers or classes")
+        columns.append(column.to_numpy() if column.dtype.is_numeric() else np.asarray(column.to_list()))
+    return frame, columns[0] if len(columns) == 1 else np.stack([c.astype(object) for c in columns], axis=1)

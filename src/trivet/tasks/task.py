@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from trivet.tasks.metrics import Metric, bootstrap_interval, metric_for
 from trivet.tasks.splits import Split, as_split, draw_splits, shared_rows
 
 if TYPE_CHECKING:
+    from trivet.tasks.prediction import Predictor
     from trivet.tasks.preprocessing import Preprocessing
 
 __all__ = ["ModelFactory", "Task"]
@@ -89,7 +90,13 @@ class Task:
         self.train, self.val, self.test = _three_splits(train, val, test, rules, seed)
         for where, split in (("train", self.train), ("val", self.val), ("test", self.test)):
             rules.check_targets(split.targets, where)
-        self.outputs = max(rules.outputs(self.train.targets), len(classes) if len(classes) > 2 else 1)
+            if target_scale is None:
+                rules.check_values(split.targets, where)
+        self.outputs = rules.outputs(self.train.targets)
+        if rules.an_output_per_class and len(classes) > 2:
+            self.outputs = max(self.outputs, len(classes))
+        for where, split in (("train", self.train), ("validation", self.val), ("test", self.test)):
+            rules.check_labels(split.targets, self.outputs, where)
         if rules.classifies:
             self._check_labels_known()
             classes = classes or tuple(str(label) for label in range(max(self.outputs, 2)))
@@ -126,10 +133,15 @@ class Task:
             model.register_forward_hook(_as_column)
         return model
 
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The order of the training rows in one epoch, a permutation; kinds that need pairs keep classes together."""
+        return self._rules.order(self.train.targets, generator)
+
     def baselines(self) -> list[Baseline]:
-        """The best guess that ignores the input, and a linear model, judged on the test split."""
+        """The best guess that ignores the input, and a simple model, judged on the test split."""
         if self._baselines is None:
-            self._baselines = fit_baselines(self._rules, self.train, self.val, self.test, self.outputs, self.metric)
+            splits = self.train, self.val, self.test
+            self._baselines = fit_baselines(self._rules, *splits, self.outputs, self.metric, self.preprocessing)
         return self._baselines
 
     def interval(self, outputs: Tensor, targets: Tensor, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
@@ -154,6 +166,12 @@ class Task:
 
         return save_arrays(self, path)
 
+    def predictor(self) -> Predictor:
+        """What `predict` needs besides the weights: the preprocessing, the model's source, classes and units."""
+        from trivet.tasks.prediction import predictor_of
+
+        return predictor_of(self)
+
     @classmethod
     def from_arrays(cls, X: object, y: object, X_test: object = None, y_test: object = None, **options: Any) -> Task:
         """A task from arrays; see `trivet.tasks.arrays.task_from_arrays` for the options."""
@@ -162,7 +180,7 @@ class Task:
         return task_from_arrays(X, y, X_test, y_test, **options)
 
     @classmethod
-    def from_table(cls, data: object, target: str, **options: Any) -> Task:
+    def from_table(cls, data: object, target: str | Sequence[str], **options: Any) -> Task:
         """A task from a table; see `trivet.tasks.tables.task_from_table` for the options."""
         from trivet.tasks.tables import task_from_table
 
@@ -183,7 +201,7 @@ class Task:
     def _check_output(self, model: nn.Module) -> bool:
         """Run two training rows through the model; True when its output needs the missing last dimension."""
         rows = min(2, len(self.train))
-        inputs, _ = self.train.batch(torch.arange(rows))
+        inputs, targets = self.train.batch(torch.arange(rows))
         training = model.training
         model.eval()
         try:
@@ -197,7 +215,7 @@ class Task:
         finally:
             model.train(training)
         squeezed = isinstance(output, Tensor) and tuple(output.shape) == (rows,) and self.outputs == 1
-        self._rules.check_output(_as_column(model, (), output) if squeezed else output, rows, self.outputs)
+        self._rules.check_output(_as_column(model, (), output) if squeezed else output, targets, self.outputs)
         return squeezed
 
     def _check_labels_known(self) -> None:
@@ -238,8 +256,14 @@ def _three_splits(
     test_split = None if test is None else as_split(test, rules, "test")
     if val_split is None or test_split is None:
         rules.check_targets(rest.targets, "train")
-        strata = rules.strata(rest.targets)
-        rows, val_rows, test_rows = draw_splits(len(rest), strata, seed, val=val is None, test=test is None)
+        rows, val_rows, test_rows = draw_splits(
+            len(rest),
+            rules.strata(rest.targets),
+            seed,
+            val=val is None,
+            test=test is None,
+            groups=rules.groups(rest.targets),
+        )
         val_split = val_split if val_rows is None else rest.subset(val_rows)
         test_split = test_split if test_rows is None else rest.subset(test_rows)
         rest = rest.subset(rows)

@@ -197,7 +197,7 @@ class _Training:
         epoch, position = divmod(index, per_epoch)
         if getattr(self, "_epoch", None) != epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._order = torch.randperm(len(self.task.train), generator=generator)
+            self._order = self.task.order(generator)
             self._epoch = epoch
         chosen = self._order[position * self.batch : (position + 1) * self.batch]
         inputs, targets = self.task.train.batch(chosen)
@@ -300,10 +300,17 @@ def align(output: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict_outputs(
-    model: nn.Module, split: Split, *, batch: int = 1024, device: torch.device | str = "cpu"
+    model: nn.Module, split: Split, *, batch: int | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Return the model's raw outputs and the targets of a whole split, in its order, in evaluation mode."""
+    """Return the model's raw outputs and the targets of a whole split, in its order, in evaluation mode.
+
+    Without `batch` rows come in batches of at most 1024, fewer when they are large (images, long texts).
+    """
     was_training = model.training
+    if batch is None:
+        first, _ = split.batch(torch.arange(1))
+        numbers = sum(part.numel() for part in (first if isinstance(first, tuple) else (first,)))
+        batch = max(16, min(1024, 2**20 // max(1, numbers)))
     model.eval()
     outputs, targets = [], []
     for begin in range(0, len(split), batch):

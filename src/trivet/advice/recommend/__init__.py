@@ -8,18 +8,13 @@ from trivet.advice.engine import run_rules
 from trivet.advice.recommend import length, loss, optimizer, rate
 from trivet.facts import Profile, profile
 from trivet.recipes import Advice, Edit, Recipe
+from trivet.tasks.kinds import KINDS
 
 if TYPE_CHECKING:
     from trivet.tasks import Task
 
 # In the order in which a person would decide: where to go, how to move, how far, for how long.
 RULES = (*loss.RULES, *optimizer.RULES, *length.RULES, *rate.RULES)
-
-PLAIN_LOSS = {
-    "regression": "mse_loss",
-    "binary": "binary_cross_entropy_with_logits",
-    "multiclass": "cross_entropy",
-}
 
 
 def recommend(task: Task, facts: Profile | None = None, *, seed: int = 0) -> Recipe:
@@ -33,7 +28,8 @@ def recommend(task: Task, facts: Profile | None = None, *, seed: int = 0) -> Rec
     'cross_entropy'
     """
     facts = profile(task, seed=seed) if facts is None else facts
-    start = Recipe(loss={"name": PLAIN_LOSS[facts.kind]}, optimizer={"name": "AdamW", "lr": 1e-3})
+    plain = dict(KINDS[facts.kind].plain_loss(facts.data.outputs))
+    start = Recipe(loss=plain, optimizer={"name": "AdamW", "lr": 1e-3})
     return _respect(run_rules(RULES, facts, start, fold=_take), task)
 
 

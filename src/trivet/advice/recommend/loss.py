@@ -11,20 +11,26 @@ BALANCED_METRICS = {"balanced_accuracy", "macro_f1"}
 ABSOLUTE_METRICS = {"mae", "median_absolute_error"}
 
 
+# Why a kind's plain loss is where every choice starts, by the kind.
+PLAIN = {
+    "regression": "The target is a number and the mean is what squared error estimates.",
+    "counts": "The target counts something: a Poisson likelihood of the log rate keeps predictions positive and lets "
+    "large counts vary more than small ones.",
+    "binary": "Two classes: cross entropy on one logit is proper (its minimum is the true probability), and the "
+    "decision threshold is set afterwards on validation data.",
+    "multilabel": "Labels that do not exclude each other: cross entropy on each logit is proper label by label, and "
+    "each label's threshold is set afterwards on validation data.",
+    "multiclass": "One class of several: cross entropy on logits is proper, so its minimum is the true class "
+    "probabilities.",
+}
+
+
 def plain(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """The proper loss of the kind is where every choice starts."""
-    reasons = {
-        "mse_loss": "The target is a number and the mean is what squared error estimates.",
-        "binary_cross_entropy_with_logits": "Two classes: cross entropy on one logit is proper (its minimum is the "
-        "true probability), and the decision threshold is set afterwards on validation data.",
-        "cross_entropy": "One class of several: cross entropy on logits is proper, so its minimum is the true "
-        "class probabilities.",
-    }
-    name = str(recipe.loss["name"])
     return (
         Advice(
-            Edit("loss", {"name": name}),
-            reasons[name],
+            Edit("loss", dict(recipe.loss)),
+            PLAIN[profile.kind],
             {"kind": profile.kind, "metric": profile.metric},
             "maximum likelihood",
             0.8,

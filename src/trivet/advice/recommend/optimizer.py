@@ -87,7 +87,7 @@ def clipping(profile: Profile, recipe: Recipe) -> tuple[Advice, ...] | None:
     layers = profile.model.layers
     wild = [name for name in ("recurrence", "attention") if layers.get(name)]
     unnormalised = profile.model.depth >= 3 and not profile.model.normalised
-    if not wild and not unnormalised and profile.kind != "regression":
+    if not wild and not unnormalised and profile.kind not in ("regression", "counts"):
         return None
     cause = wild[0] if wild else "no normalisation layers" if unnormalised else "an unbounded regression loss"
     return (

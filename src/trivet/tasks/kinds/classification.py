@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from trivet.errors import DataError, require
-from trivet.tasks.kinds.base import Kind
+from trivet.errors import DataError
+from trivet.tasks.decision import Decision, fit_decision
+from trivet.tasks.kinds.base import Answers, Context, Kind, Known
+from trivet.tasks.kinds.views import logistic_regression, named, names_of, rows_of
 from trivet.tasks.metrics import Metric
 
+if TYPE_CHECKING:
+    from trivet.recipes.recipe import Part
+
 __all__ = ["Binary", "Multiclass"]
+
+FEW_COLUMNS = 20
+"""A prediction lists the probability of every class up to this many."""
 
 # Metrics that count every class alike: their linear baseline weighs the classes, or it would be a straw man.
 CLASS_BALANCED = ("balanced_accuracy", "macro_f1", "f1")
@@ -40,25 +47,24 @@ class _Classification(Kind):
         """The labels themselves."""
         return targets.flatten().long()
 
-    def _log_prior(self, targets: Tensor, outputs: int) -> Tensor:
-        counts = torch.bincount(self.strata(targets), minlength=max(outputs, 2)).double()
+    def class_counts(self, targets: Tensor, outputs: int) -> Tensor:
+        """Rows of each class."""
+        return torch.bincount(self.strata(targets), minlength=max(outputs, 2))
+
+    def _log_prior(self, known: Known) -> Tensor:
+        counts = self.class_counts(known.targets, known.outputs).double()
         return (counts / counts.sum()).log()
 
-    def _linear_logits(self, inputs: Tensor, targets: Tensor, unseen: Tensor, metric: Metric) -> Tensor:
-        linear_model = require("sklearn.linear_model", "app")
-        weight = "balanced" if metric.name in CLASS_BALANCED else None
-        iterations = 1000 if inputs.numel() < 4_000_000 else 60
-        model = linear_model.LogisticRegression(C=1.0, max_iter=iterations, class_weight=weight)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(inputs.float().numpy(), self.strata(targets).numpy())
-        return torch.from_numpy(model.decision_function(unseen.float().numpy())).double()
+    def _linear(self, known: Known) -> Tensor:
+        weight = "balanced" if known.metric.name in CLASS_BALANCED else None
+        return logistic_regression(known, self.strata(known.targets), weight)
 
 
 class Binary(_Classification):
     """One of two classes; targets are float ``(batch, 1)`` with 1 for the second class."""
 
     name: ClassVar[str] = "binary"
+    decides: ClassVar[bool] = True
 
     def shape_target(self, target: Tensor) -> Tensor:
         """Give ``(batch,)`` labels the shape ``(batch, 1)`` in float32."""
@@ -88,22 +94,43 @@ class Binary(_Classification):
         share = float(targets.double().mean())
         return "average_precision" if min(share, 1 - share) < 0.1 else "auroc"
 
-    def trivial(self, targets: Tensor, rows: int, outputs: int, metric: Metric) -> tuple[str, Tensor]:
-        """The log odds of the training labels for every row: decides for the majority, ranks nothing."""
-        prior = self._log_prior(targets, outputs)
-        return "majority class", (prior[1] - prior[0]).expand(rows, 1)
+    def plain_loss(self, outputs: int) -> Part:
+        """Cross entropy on one logit."""
+        return {"name": "binary_cross_entropy_with_logits"}
 
-    def simple(
-        self, inputs: Tensor, targets: Tensor, unseen: Tensor, outputs: int, metric: Metric
-    ) -> tuple[str, Tensor]:
+    def trivial(self, known: Known) -> tuple[str, Tensor]:
+        """The log odds of the training labels for every row: decides for the majority, ranks nothing."""
+        prior = self._log_prior(known)
+        return "majority class", (prior[1] - prior[0]).expand(rows_of(known.unseen), 1)
+
+    def simple(self, known: Known) -> tuple[str, Tensor]:
         """Logistic regression."""
-        return "logistic regression", self._linear_logits(inputs, targets, unseen, metric).reshape(-1, 1)
+        return named("logistic regression", known), self._linear(known).reshape(-1, 1)
+
+    def fit_decisions(self, outputs: Tensor, targets: Tensor, metric: Metric) -> tuple[Decision, ...]:
+        """One calibration and threshold."""
+        return (fit_decision(outputs, targets, metric),)
+
+    def decide(self, outputs: Tensor, decisions: tuple[Decision, ...], metric: Metric) -> Tensor:
+        """Logits above 0 where the decision is yes."""
+        return decisions[0].apply(outputs, metric) if decisions else outputs
+
+    def answers(self, outputs: Tensor, context: Context) -> Answers:
+        """``prediction`` (a class) by the run's threshold, and the calibrated ``probability`` of the second class."""
+        decision = context.decisions[0] if context.decisions else Decision()
+        probability = decision.probability(outputs.flatten())
+        chosen = (probability >= decision.threshold).long()
+        return {
+            "prediction": names_of(context.classes, chosen),
+            f"probability of {context.classes[1]}": probability.numpy(),
+        }
 
 
 class Multiclass(_Classification):
     """One of many classes; targets are int64 ``(batch,)``."""
 
     name: ClassVar[str] = "multiclass"
+    an_output_per_class: ClassVar[bool] = True
 
     def shape_target(self, target: Tensor) -> Tensor:
         """Give labels the shape ``(batch,)`` in int64."""
@@ -118,14 +145,26 @@ class Multiclass(_Classification):
         counts = torch.bincount(self.strata(targets))
         return "balanced_accuracy" if int(counts.max()) > 3 * int(counts.min()) else "accuracy"
 
-    def trivial(self, targets: Tensor, rows: int, outputs: int, metric: Metric) -> tuple[str, Tensor]:
-        """The log share of every class for every row: decides for the majority, ranks nothing."""
-        return "majority class", self._log_prior(targets, outputs).expand(rows, outputs)
+    def plain_loss(self, outputs: int) -> Part:
+        """Cross entropy on logits."""
+        return {"name": "cross_entropy"}
 
-    def simple(
-        self, inputs: Tensor, targets: Tensor, unseen: Tensor, outputs: int, metric: Metric
-    ) -> tuple[str, Tensor]:
+    def trivial(self, known: Known) -> tuple[str, Tensor]:
+        """The log share of every class for every row: decides for the majority, ranks nothing."""
+        return "majority class", self._log_prior(known).expand(rows_of(known.unseen), known.outputs)
+
+    def simple(self, known: Known) -> tuple[str, Tensor]:
         """Multinomial logistic regression (linear softmax)."""
-        logits = self._linear_logits(inputs, targets, unseen, metric)
+        logits = self._linear(known)
         # With two classes scikit-learn gives one column, the log odds of the second.
-        return "linear softmax", torch.stack([-logits / 2, logits / 2], dim=1) if logits.ndim == 1 else logits
+        logits = torch.stack([-logits / 2, logits / 2], dim=1) if logits.ndim == 1 else logits
+        return named("linear softmax", known), logits
+
+    def answers(self, outputs: Tensor, context: Context) -> Answers:
+        """``prediction`` (a class), its ``probability``, and up to twenty classes' probabilities each."""
+        shares = outputs.double().softmax(dim=1)
+        best, chosen = shares.max(dim=1)
+        said = {"prediction": names_of(context.classes, chosen), "probability": best.numpy()}
+        if len(context.classes) <= FEW_COLUMNS:
+            said |= {f"probability of {name}": shares[:, at].numpy() for at, name in enumerate(context.classes)}
+        return said

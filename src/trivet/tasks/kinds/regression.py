@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from trivet.errors import DataError, require
-from trivet.tasks.kinds.base import Kind
-from trivet.tasks.metrics import Metric
+from trivet.tasks.kinds.base import Answers, Context, Kind, Known
+from trivet.tasks.kinds.views import numbered, numpy_matrix, rows_of
+
+if TYPE_CHECKING:
+    from trivet.recipes.recipe import Part
 
 __all__ = ["Regression"]
 
@@ -34,6 +37,10 @@ class Regression(Kind):
         if where == "train" and len(targets) and bool((targets == targets[0]).all()):
             raise DataError(f"the target is constant ({float(targets.flatten()[0]):g}); there is nothing to learn")
 
+    def scale(self, values: Tensor) -> tuple[float, float]:
+        """Mean and standard deviation of the training targets; a constant one was refused before."""
+        return float(values.mean()), float(values.std(correction=0)) or 1.0
+
     def outputs(self, targets: Tensor) -> int:
         """One output per target column."""
         return int(targets.shape[1])
@@ -42,17 +49,31 @@ class Regression(Kind):
         """Root mean squared error: in the user's units, and what most people expect."""
         return "rmse"
 
-    def trivial(self, targets: Tensor, rows: int, outputs: int, metric: Metric) -> tuple[str, Tensor]:
-        """The median under the mean absolute error, the mean otherwise: each minimises its metric."""
-        if metric.name == "mae":
-            return "median", targets.double().quantile(0.5, dim=0).expand(rows, outputs)
-        return "mean", targets.double().mean(dim=0).expand(rows, outputs)
+    def plain_loss(self, outputs: int) -> Part:
+        """Squared error."""
+        return {"name": "mse_loss"}
 
-    def simple(
-        self, inputs: Tensor, targets: Tensor, unseen: Tensor, outputs: int, metric: Metric
-    ) -> tuple[str, Tensor]:
+    def numbers(self, targets: Tensor) -> Tensor:
+        """The targets themselves."""
+        return targets
+
+    def trivial(self, known: Known) -> tuple[str, Tensor]:
+        """The median under the mean absolute error, the mean otherwise: each minimises its metric."""
+        targets, rows = known.targets.double(), rows_of(known.unseen)
+        if known.metric.name == "mae":
+            return "median", targets.quantile(0.5, dim=0).expand(rows, known.outputs)
+        return "mean", targets.mean(dim=0).expand(rows, known.outputs)
+
+    def simple(self, known: Known) -> tuple[str, Tensor]:
         """Ridge regression, its strength chosen by leave-one-out on the fitted rows."""
         linear_model = require("sklearn.linear_model", "app")
         ridge = linear_model.RidgeCV(alphas=[0.01, 0.1, 1.0, 10.0, 100.0, 1000.0])
-        ridge.fit(inputs.double().numpy(), targets.double().numpy())
-        return "ridge regression", torch.from_numpy(ridge.predict(unseen.double().numpy())).reshape(-1, outputs)
+        ridge.fit(numpy_matrix(known.matrix(known.inputs)), known.targets.double().numpy())
+        predicted = ridge.predict(numpy_matrix(known.matrix(known.unseen)))
+        return "ridge regression", torch.from_numpy(predicted).reshape(-1, known.outputs)
+
+    def answers(self, outputs: Tensor, context: Context) -> Answers:
+        """``prediction`` (``prediction_0``, ... for several), in the target's own units."""
+        mean, std = context.target_scale or (0.0, 1.0)
+        values = (outputs.double() * std + mean).numpy()
+        return numbered("prediction", values)
