@@ -52,6 +52,28 @@ def trained(cls: type[Any], keywords: dict[str, Any], backend: str, dtype: torch
     return [p.detach() for p in params] + states
 
 
+GUARDED = ("AdamW", "SGD momentum", "Lion")  # the cases that also run with a guard
+
+
+def guarded(
+    cls: type[Any], keywords: dict[str, Any], backend: str, device: str = "cpu"
+) -> tuple[list[torch.Tensor], int, float]:
+    """Return parameters and states after six guarded steps, of which two have no finite norm: the first, and one."""
+    draw = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(size, generator=draw).to(device)) for size in SIZES]
+    optimizer = cls(params, backend=backend, **keywords)
+    optimizer.guard(max_norm=10.0)
+    for step in range(6):
+        for param in params:
+            param.grad = (torch.randn(param.shape, generator=draw) * 10 ** (step % 3 - 1)).to(device)
+        if step in (0, 3):
+            params[3].grad[8999] = torch.nan if step else torch.inf  # type: ignore[index]
+        optimizer.step()
+    states = [s for p in params for s in optimizer.state[p].values() if isinstance(s, torch.Tensor)]
+    found = [p.detach().cpu() for p in params] + [s.cpu() for s in states]
+    return found, optimizer.skipped_steps, optimizer.gradient_norm
+
+
 def loss_cases() -> Iterator[tuple[str, Callable[..., torch.Tensor], dict[str, Any], Any]]:
     """Yield every pointwise loss, with settings that take each of its rules, and its example."""
     from trivet import losses
@@ -150,6 +172,8 @@ def _interpreted_optimizers() -> Iterator[tuple[str, Any]]:
         types = (torch.float32, torch.float64, torch.bfloat16, torch.float16) if name in HALVES else (torch.float32,)
         for dtype in types:
             yield f"{name} {dtype}", trained(cls, keywords, "triton", dtype)
+        if name in GUARDED:
+            yield f"{name} guarded", guarded(cls, keywords, "triton")
 
 
 def _interpreted_losses() -> Iterator[tuple[str, Any]]:
@@ -217,6 +241,9 @@ class Compiler:
             for dtype in types:
                 self.case = f"{name} {dtype}"
                 trained(cls, keywords, "triton", dtype)
+            if name in GUARDED:
+                self.case = f"{name} guarded {torch.float32}"
+                guarded(cls, keywords, "triton")
         for name, function, keywords, example in loss_cases():
             self.case = name
             evaluated(function, keywords, example, "triton", settings=7 if name in ("mse_loss", "focal_loss") else 2)

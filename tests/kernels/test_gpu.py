@@ -101,6 +101,16 @@ def test_other_types_are_computed_wide_and_stored_as_declared(name: str, interpr
         torch.testing.assert_close(interpreted[f"{name} {dtype}"], expected, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("name", gpu_worker.GUARDED)
+def test_a_guard_whose_decision_stays_on_the_gpu_equals_one_that_is_asked(name: str, interpreted: Found) -> None:
+    expected, skipped, norm = gpu_worker.guarded(*CASES[name], "torch")
+    found = interpreted[f"{name} guarded"]
+    assert skipped == found[1] == 2
+    assert found[2] == pytest.approx(norm, rel=1e-6)
+    for ours, theirs in zip(found[0], expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_every_kernel_compiles_and_single_precision_stays_single(compiled: Found) -> None:
     # f64 would mean that a literal or a number brought double precision in, at 1/2 to 1/64 of the speed.
     doubles = {name for name, text in compiled.items() if ".f64" in text}

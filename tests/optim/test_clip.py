@@ -79,6 +79,61 @@ def test_a_step_without_a_finite_norm_changes_nothing_and_is_counted(bad: float)
         assert all(torch.equal(optimizer.state[p][key], value) for key, value in state.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "keywords"), [("AdamW", {}), ("SGD", {"momentum": 0.9, "dampening": 0.5}), ("Lion", {})]
+)
+def test_a_decision_that_the_host_learns_later_is_the_same(
+    name: str, keywords: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the update reads what was decided, the host at the next step. The first step is one left out."""
+    found = []
+    for deferred in (False, True):
+        optimizer_class = getattr(optim, name)
+        monkeypatch.setattr(optimizer_class, "_defers", lambda self, grads, deferred=deferred: deferred)
+        torch.manual_seed(0)
+        made = [nn.Parameter(torch.randn(7, dtype=torch.float64)), nn.Parameter(torch.randn(2, 3, dtype=torch.float64))]
+        optimizer = optimizer_class(made, lr=0.1, backend="torch", **keywords)
+        optimizer.guard(max_norm=0.5)
+        for step in range(6):
+            for p in made:
+                p.grad = torch.randn_like(p) * 10 ** (step % 3 - 1)
+            if step in (0, 3):
+                made[1].grad[1, 2] = torch.nan if step else torch.inf
+            optimizer.step()
+            assert (optimizer.step_status is not None) == deferred
+        assert optimizer.skipped_steps == 2
+        found.append([optimizer.gradient_norm, *made, *(s for p in made for s in optimizer.state[p].values())])
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    torch.testing.assert_close(found[0][1:], found[1][1:], rtol=1e-12, atol=0)
+
+
+def test_a_deferred_step_asks_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tensors on `meta` nothing can be asked: there is no memory."""
+    monkeypatch.setattr(optim.AdamW, "_defers", lambda self, grads: True)
+    w = nn.Parameter(torch.ones(5, device="meta"))
+    optimizer = optim.AdamW([w], backend="torch")
+    optimizer.guard(max_norm=1.0)
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    assert optimizer.step_status is not None
+    assert optimizer.step_status.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):  # this is what would wait
+        optimizer.step()
+
+
+def test_a_guard_stays_when_a_state_is_loaded_or_copied() -> None:
+    made = params()
+    optimizer = optim.AdamW(made)
+    optimizer.guard(max_norm=0.5)
+    optimizer.step()
+    copied = copy.deepcopy(optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    for one in (optimizer, copied):
+        one.param_groups[0]["params"][1].grad = torch.full_like(made[1], torch.nan)
+        one.step()
+        assert one.skipped_steps == 1
+
+
 def test_adaptive_clipping_bounds_each_row_by_its_own_weights() -> None:
     """Against the paper's formula, row by row (Brock et al. 2021, equation 3)."""
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ def block(start, size, {columns}, {numbers}, BLOCK: tl.constexpr, WHOLE: tl.cons
 
 
 @triton.jit
-def update(chunks, addresses, fresh, tensors, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
+def update(chunks, addresses, fresh, tensors, status, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
     row = chunks + 3 * tl.program_id(0)
     tensor, offset, size = tl.load(row), tl.load(row + 1), tl.load(row + 2)
     scalars = (fresh + tensors).to(tl.pointer_type(tl.{compute}), bitcast=True)
@@ -44,6 +44,9 @@ def update(chunks, addresses, fresh, tensors, BLOCK: tl.constexpr, ALIGNED: tl.c
     if ALIGNED:
 {hints}
 {scalars}
+    if status is not None:  # the guard's, which the host may not know yet: norm, factor, whether the step is made
+        sign = sign * tl.load(status + 1)
+        size = tl.where(tl.load(status + 2) != 0.0, size, 0)
     whole = size // BLOCK * BLOCK
     for start in range(0, whole, BLOCK):
         block(start, size, {columns}, {numbers}, BLOCK, True)
@@ -79,10 +82,18 @@ class Table(multi_tensor.Table):
         self.cuts = torch.from_numpy(_cut(self.sizes)).to(self.device)
         self.own = torch.from_numpy(self.addresses).to(self.device)
 
-    def run(self, grads: Sequence[Tensor], scalars: NDArray[np.float64], *, recognised: bool = False) -> None:
+    def run(
+        self,
+        grads: Sequence[Tensor],
+        scalars: NDArray[np.float64],
+        *,
+        recognised: bool = False,
+        status: Tensor | None = None,
+    ) -> None:
         """Run the rule in place on all tensors: one copy, one launch.
 
         `scalars` has a row for each number of the rule and a last one for the gradient's sign, a column per tensor.
+        `status` (see `kernels/norms.py`) lies on the device, and says there whether anything is done.
         """
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise BackendError(
@@ -96,10 +107,13 @@ class Table(multi_tensor.Table):
         addresses = multi_tensor.addresses(grads)
         aligned = not (np.bitwise_or.reduce(addresses) | np.bitwise_or.reduce(self.addresses, axis=None)) % 16
         numbers = multi_tensor._numbers(self.rule, len(dtypes), scalars)
-        fresh = self._send(addresses, numbers.astype(gpu.COMPUTE[dtypes[0]]))
+        compute = gpu.COMPUTE[dtypes[0]]
+        fresh = self._send(addresses, numbers.astype(compute))
+        if status is not None:
+            status = status.to(getattr(torch, compute))
         gpu.launch(
             _kernel(self.rule, dtypes).update, len(self.cuts),
-            self.cuts, self.own, fresh, len(grads), like=fresh, BLOCK=BLOCK, ALIGNED=bool(aligned),
+            self.cuts, self.own, fresh, len(grads), status, like=fresh, BLOCK=BLOCK, ALIGNED=bool(aligned),
         )  # fmt: skip
         cpu.wrote(self.columns[0])
 

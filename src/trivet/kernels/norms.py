@@ -1,4 +1,4 @@
-"""The norm of many tensors together, in one pass over memory."""
+"""The norm of many tensors together, in one pass over memory; on a GPU with what follows from it, unread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from trivet.kernels import cpu
 from trivet.kernels.multi_tensor import cut
 
-__all__ = ["fits", "norm"]
+__all__ = ["fits", "norm", "status"]
 
 # Squares are summed in double precision: a float32 of 1e20 has a square, and a million of them lose no digit.
 BODY = """
@@ -66,6 +66,22 @@ def norm(tensors: Sequence[Tensor]) -> float:
     bounds = np.array([0, *inner, len(chunks)], dtype=np.int64)
     cpu.call(kernel.every, chunks, pointers, bounds, totals, workers=workers)
     return float(np.sqrt(totals.sum()))
+
+
+def status(tensors: Sequence[Tensor], max_norm: float | None, skip_nonfinite: bool) -> Tensor:
+    """Return the norm of all tensors, what clips it, and 1 or 0 for whether a step is made with them.
+
+    Three numbers in double precision where the tensors lie; nothing waits for them.
+    """
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.dtype, []).append(tensor)
+    # In double precision, which a pass bound by memory has time for: the square of a float32 of 1e20 is one, too.
+    each = [norm for kind in kinds.values() for norm in torch._foreach_norm(kind, 2, torch.float64)]
+    total = torch.linalg.vector_norm(torch.stack(each))
+    factor = torch.ones_like(total) if max_norm is None else (max_norm / (total + 1e-6)).clamp_max(1.0)
+    made = torch.isfinite(total) if skip_nonfinite else torch.ones_like(total)
+    return torch.stack([total, factor, made.double()])
 
 
 @functools.lru_cache(maxsize=16)

@@ -121,7 +121,7 @@ def _scale(input: Tensor, weight: Tensor | None, mask: Tensor | None, empty: str
 
 def _executes(backend: str, input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
     """Return whether the kernel computes this; a backend that was named and cannot raises."""
-    on_gpu = gpu.executes(input)
+    on_gpu = not torch.compiler.is_compiling() and gpu.executes(input)
     fits = pointwise_gpu.fits if on_gpu else pointwise_cpu.fits
     here = backend == "auto" or backend == ("triton" if on_gpu else "cpu")
     obstacle = "" if here else f"it computes no {input.device.type} tensors here"

@@ -93,12 +93,12 @@ def executes(backend: str, input: Tensor, others: tuple[Tensor | None, ...], *, 
     if backend not in ("auto", "cpu", "triton"):
         raise unknown_name("backend", backend, ("auto", "torch", "cpu", "triton"))
     given = [input, *(other for other in others if other is not None)]
-    on_gpu = triton and gpu.executes(input)
     obstacle, silent = "", True
-    if backend not in ("auto", "triton" if on_gpu else "cpu"):
-        obstacle = f"it computes no {input.device.type} tensors here"
-    elif torch.compiler.is_compiling():
+    on_gpu = triton and not torch.compiler.is_compiling() and gpu.executes(input)
+    if torch.compiler.is_compiling():
         obstacle = "torch.compile traces torch's operations only"
+    elif backend not in ("auto", "triton" if on_gpu else "cpu"):
+        obstacle = f"it computes no {input.device.type} tensors here"
     # The check of torch.autograd.Function.apply itself: inside vmap, grad and jvp a tensor has no memory of its own.
     elif torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         obstacle = "a transform such as torch.func.vmap is active"

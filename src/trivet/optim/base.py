@@ -120,6 +120,7 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
     def state(self) -> Any:
         """The states of each parameter, by name; they may be replaced."""
         self._seen = True
+        self._settle()
         return self.__dict__["state"]
 
     @state.setter
@@ -167,13 +168,14 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
     def __getstate__(self) -> dict[str, Any]:
         seen = self._seen
         state = dict(super().__getstate__())
-        own = ("backend", "_guard", "gradient_norm", "skipped_steps")
+        own = ("backend", "_guard", "_norm", "_skipped")
         self._seen = seen
         return state | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._seen = False
-        self._unguarded()
+        if "_guard" not in self.__dict__:  # not so where a state is loaded into an optimizer that has its guard
+            self._unguarded()
         super().__setstate__(state)
         self._cached, self._new = {}, set()  # addresses are of this process and of these tensors
         self.__dict__.setdefault("backend", "auto")
@@ -318,6 +320,24 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
                 state[name] = torch.tensor(float(count), dtype=torch.float32)
         return state
 
+    def _defers(self, grads: Sequence[Tensor]) -> bool:
+        """Return whether the guard's decision can stay where the gradients lie, on one GPU, until it is there to read.
+
+        A step that turns out not to have been made must be undone on the host: its count can be, what a subclass
+        keeps in its groups or `counters` cannot.
+        """
+        first = grads[0]
+        kind = type(self)
+        return (
+            (first.device.type == "cuda" or (self.backend == "triton" and gpu.executes(first)))
+            and all(type(g) is Tensor and g.device == first.device and g.layout == torch.strided for g in grads)
+            and not self.counters
+            and kind.begin is ElementwiseOptimizer.begin
+            and kind._step_group is ElementwiseOptimizer._step_group
+            and all(group.get("state_format") is None for group in self.param_groups)
+            and all(group.get("rounding", "nearest") == "nearest" for group in self.param_groups)
+        )
+
     def _run_table(
         self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor], *, recognised: bool = False
     ) -> None:
@@ -327,13 +347,19 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         if type(table.kernel) is multi_tensor.Table and not self.counters and (steps == steps[0]).all():
             steps = steps[:1]  # the numbers of one are those of all
         scalars = self._scalars(group, steps, {name: table.columns[name] for name in self.counters})
-        table.kernel.run(grads, scalars, recognised=recognised)
+        if self._status is None:
+            table.kernel.run(grads, scalars, recognised=recognised)
+        else:
+            assert isinstance(table.kernel, multi_tensor_gpu.Table)
+            self._counted += table.columns.get("step", [])
+            table.kernel.run(grads, scalars, status=self._status)
 
     def _uncounted(self, params: Sequence[Tensor]) -> Step:
         """Return 1 for each parameter's first update and 2 for later ones."""
         steps = np.full(len(params), 2.0)
         if self._new:
             steps[[k for k, param in enumerate(params) if param in self._new]] = 1.0
+            self._begun |= self._new.intersection(params)
             self._new.difference_update(params)
         return steps
 
@@ -359,13 +385,17 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         steps = np.array([float(state["step"])]) if self.counts_steps else self._uncounted([param])
         counters = {name: [state[name]] for name in self.counters}
         *numbers, sign = self._scalars(group, steps, counters)[:, 0].tolist()
+        made = None
+        if self._status is not None:
+            grad, made = grad.to(torch.float64) * self._status[1], self._status[2] != 0
+            self._counted += [state["step"]] if self.counts_steps else []
         own = [_plain(param), *(_plain(state[name]) for name in self.states(group))]
         wide = torch.promote_types(own[0].dtype, torch.float32)
         results = self.rule(group)(
             own[0].to(wide), sign * grad.to(wide), *(tensor.to(wide) for tensor in own[1:]), *numbers
         )
         for tensor, result in zip(own, results if isinstance(results, tuple) else (results,), strict=True):
-            tensor.copy_(result)
+            tensor.copy_(result if made is None else torch.where(made, result, tensor))
 
 
 def filled(param: Tensor, value: float) -> Tensor:
