@@ -358,11 +358,12 @@ INPUTS = (("ordinary", 2.0, torch.float32), ("extreme", 50.0, torch.float32), ("
 
 def errors(loss: Loss, formula: Loss, x: Tensor, t: Tensor) -> dict[str, float | str]:
     """Return how far value and gradient lie from the formula's; NaN is said as such."""
+    t = t.to(x.dtype) if t.is_floating_point() else t
     leaf, wide = x.clone().requires_grad_(), x.double().requires_grad_()
     true = formula(wide, t.double() if t.is_floating_point() else t)
     (true_gradient,) = torch.autograd.grad(true, wide)
     try:
-        value = loss(leaf, t.to(x.dtype) if t.is_floating_point() else t)
+        value = loss(leaf, t)
         (gradient,) = torch.autograd.grad(value, leaf)
     except (RuntimeError, ValueError, TypeError) as error:
         return {"value": f"raises {type(error).__name__}", "gradient": "none"}
