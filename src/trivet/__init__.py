@@ -22,6 +22,7 @@ _HOMES = {
     "Watch": "doctor",
     "compare": "tuning",
     "curvature": "tuning",
+    "diagnose": "doctor",
     "export": "workflow",
     "find_lr": "tuning",
     "fit": "workflow",
@@ -46,6 +47,7 @@ __all__ = [
     "Watch",
     "compare",
     "curvature",
+    "diagnose",
     "export",
     "find_lr",
     "fit",
@@ -57,7 +59,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from trivet.advice.recommend import recommend
-    from trivet.doctor import Watch, watch
+    from trivet.doctor import Watch, diagnose, watch
     from trivet.facts.profile import Profile, profile
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run

@@ -43,7 +43,9 @@ def compare(first: str, second: str, /, *, folder: Folder = "runs", json: Json =
         emit({"runs": rows, "differences": edits})
         return
     for row in rows:
-        print(f"{row['run']}: {row['metric']} ({row['status']})")
+        print(
+            f"{row['run']}: {row['metric']} ({row['status']})" + f", found {row['findings']}" * (row["findings"] != "-")
+        )
     print("the recipes are the same" if not edits else f"from {one.name} to {other.name}:")
     for edit in edits:
         print(f"  {edit}")
@@ -76,4 +78,12 @@ def _row(run: Run) -> dict[str, str]:
         "status": run.status,
         "metric": metric,
         "optimizer": str(run.recipe.optimizer["name"]) if (run.path / "recipe.toml").exists() else "-",
+        "findings": _findings(run),
     }
+
+
+def _findings(run: Run) -> str:
+    """Return the codes of what the doctor finds, the root cause first; notes ask for nothing and are left out."""
+    from trivet.doctor import examine
+
+    return ", ".join(f.code for f in examine(run.record) if f.severity != "note") or "-"
