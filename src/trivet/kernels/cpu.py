@@ -77,19 +77,20 @@ def _instruct_llvm() -> None:
         llvm.set_option("trivet", option)
 
 
-def compiled(rule: Rule, body: str, compute: str, numbers: tuple[str, ...] = ()) -> ModuleType:
+def compiled(rule: Rule, body: str, compute: str, numbers: tuple[str, ...] = (), also: str = "") -> ModuleType:
     """Return the module of a kernel: the header, the rule bound to `xp`, and the kernel's own body.
 
-    What the rule computes from `numbers` alone is left to the host (`binding.on_host`).
+    What the rule computes from `numbers` alone is left to the host (`binding.on_host`); `also` is the source of what
+    the body imports.
     """
     functions = bound_source(rule, compute, numbers).replace("def ", "@rule_function\ndef ")
-    return module(functions + "\n\n" + body, compute)
+    return module(functions + "\n\n" + body, compute, also)
 
 
-def module(body: str, compute: str) -> ModuleType:
-    """Return the generated module with the header and this body."""
+def module(body: str, compute: str, also: str = "") -> ModuleType:
+    """Return the generated module with the header and this body; `also` decides its machine code too."""
     _instruct_llvm()
-    return cache.module(HEADER.format(compute=compute, flags=FLAGS) + "\n\n" + body, _depends_on(compute))
+    return cache.module(HEADER.format(compute=compute, flags=FLAGS) + "\n\n" + body, _depends_on(compute) + also)
 
 
 _POOL = threading.Lock()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import CodeType
 
 import numpy as np
@@ -25,6 +25,8 @@ __all__ = ["Table", "addresses", "advance", "cut", "fits", "multiply", "overlapp
 CHUNK = 1 << 16  # elements: short enough to share evenly, long enough that its start costs nothing
 TRIES = 16  # steps after which gradients that look different each time are no longer remembered
 START = 64  # what starting a chunk costs, in elements
+
+Execute = Callable[[torch.dtype, NDArray[np.float64]], None]
 
 BODY = """
 @kernel
@@ -128,11 +130,19 @@ class Table:
         self._pointers[1] = self._found[count:]
         return np.array_equal(self._found[:count], self.addresses[0])
 
-    def run(self, grads: Sequence[Tensor], scalars: NDArray[np.float64], *, recognised: bool = False) -> None:
+    def run(
+        self,
+        grads: Sequence[Tensor],
+        scalars: NDArray[np.float64],
+        *,
+        recognised: bool = False,
+        execute: Execute | None = None,
+    ) -> None:
         """Run the rule in place on all tensors.
 
         `scalars` has a row for each number of the rule and a last one for the gradient's sign, and a column per tensor
-        or one for all of them. `recognised` says that `recognises` has just said so of the gradients.
+        or one for all of them. `recognised` says that `recognises` has just said so of the gradients. `execute` runs
+        in place of the kernel, when all addresses are at hand.
         """
         if recognised:
             assert self._likeness is not None
@@ -142,6 +152,11 @@ class Table:
             dtype = grads[0].dtype
             self._pointers[1] = addresses(grads)
             self._likeness = self._remember(given) if all(map(operator.is_, given, grads)) else None
+        (execute or self._execute)(dtype, scalars)
+        cpu.wrote(self.columns[0])
+
+    def _execute(self, dtype: torch.dtype, scalars: NDArray[np.float64]) -> None:
+        """Run the kernel; the gradients are of this type and their addresses are noted."""
         dtypes = (self.dtypes[0], dtype, *self.dtypes[1:])
         kernel = _kernel(self.rule, dtypes)
         pointers = self._pointers
@@ -151,7 +166,6 @@ class Table:
             cpu.call(kernel.rows, self.chunks, pointers, numbers, 0, len(self.chunks))
         else:
             cpu.call(kernel.shares, self.chunks, pointers, numbers, self._shares(workers), workers=workers)
-        cpu.wrote(self.columns[0])
 
     def _remember(self, grads: Sequence[Tensor]) -> tuple[Likeness, torch.dtype] | None:
         """Return how parameters and gradients look; not for ever, should they look different at every step."""

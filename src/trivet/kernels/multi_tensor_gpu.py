@@ -88,9 +88,10 @@ class Table(multi_tensor.Table):
         scalars: NDArray[np.float64],
         *,
         recognised: bool = False,
+        execute: multi_tensor.Execute | None = None,
         status: Tensor | None = None,
     ) -> None:
-        """Run the rule in place on all tensors: one copy, one launch.
+        """Run the rule in place on all tensors: one copy, one launch; `execute` is for the CPU.
 
         `scalars` has a row for each number of the rule and a last one for the gradient's sign, a column per tensor.
         `status` (see `kernels/norms.py`) lies on the device, and says there whether anything is done.

@@ -27,6 +27,7 @@ from trivet.optim.sam import SAM
 from trivet.optim.schedule_free import AdamWScheduleFree, SGDScheduleFree
 from trivet.optim.sgd import SGD
 from trivet.optim.sophia import Sophia
+from trivet.optim.storage import decoded
 
 __all__ = [
     "EMA",
@@ -60,6 +61,7 @@ __all__ = [
     "clip_adaptive_",
     "clip_norm_",
     "clip_value_",
+    "decoded",
     "memory_plan",
     "param_groups",
     "total_norm",

@@ -11,6 +11,7 @@ from trivet.errors import InputError
 from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["Adadelta"]
 
@@ -46,6 +47,8 @@ class Adadelta(ElementwiseOptimizer):
         foreach, capturable, differentiable: torch's choices of execution; the first is accepted without effect,
             the others raise.
         maximize: climb instead of descend.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -70,6 +73,8 @@ class Adadelta(ElementwiseOptimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -82,7 +87,7 @@ class Adadelta(ElementwiseOptimizer):
             "foreach": foreach,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)

@@ -12,6 +12,7 @@ from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step, filled
 from trivet.optim.hyperparameters import Convention, one_of
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["Adagrad"]
 
@@ -49,6 +50,8 @@ class Adagrad(ElementwiseOptimizer):
         maximize: climb instead of descend.
         convention: "torch", or "keras" / "optax": :math:`\sqrt{s + \epsilon}` (their defaults are
             `initial_accumulator_value=0.1`, `eps=1e-7`, and Keras's `lr=1e-3`).
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -76,6 +79,8 @@ class Adagrad(ElementwiseOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         convention: Convention = "torch",
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -90,7 +95,7 @@ class Adagrad(ElementwiseOptimizer):
             "fused": fused,
             "convention": convention,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)

@@ -12,6 +12,7 @@ from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
 from trivet.optim.hyperparameters import Convention, one_of
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["Adam", "AdamW"]
 
@@ -86,6 +87,8 @@ class Adam(ElementwiseOptimizer):
         convention: "torch" (also optax's); "keras": :math:`\epsilon` is added before the root's bias is corrected
             (its default is 1e-7); "paper": a decoupled decay is multiplied by the schedule's factor alone, not by
             the base rate (`initial_lr`, which schedulers set): :math:`\lambda` is then about 1000 times smaller.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -114,6 +117,8 @@ class Adam(ElementwiseOptimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         convention: Convention = "torch",
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -130,7 +135,7 @@ class Adam(ElementwiseOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "convention": convention,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
@@ -172,8 +177,8 @@ class AdamW(Adam):
     *Failure*: as Adam; decay on biases and norm scales hurts the fit (`param_groups`).
 
     Args:
-        params, lr, betas, eps, amsgrad, maximize, foreach, fused, capturable, differentiable, convention, backend: as
-            in `Adam`.
+        params, lr, betas, eps, amsgrad, maximize, foreach, fused, capturable, differentiable, convention, state_format,
+            rounding, backend: as in `Adam`.
         weight_decay: :math:`\lambda`, multiplied by the rate.
 
     >>> import torch
@@ -201,6 +206,8 @@ class AdamW(Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         convention: Convention = "torch",
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         super().__init__(
@@ -217,5 +224,7 @@ class AdamW(Adam):
             fused=fused,
             decoupled_weight_decay=True,
             convention=convention,
+            state_format=state_format,
+            rounding=rounding,
             backend=backend,
         )

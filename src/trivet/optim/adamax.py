@@ -10,6 +10,7 @@ from torch import Tensor
 from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["Adamax"]
 
@@ -52,6 +53,8 @@ class Adamax(ElementwiseOptimizer):
         foreach, capturable, differentiable: torch's choices of execution; the first is accepted without effect,
             the others raise.
         maximize: climb instead of descend.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -76,6 +79,8 @@ class Adamax(ElementwiseOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -88,7 +93,7 @@ class Adamax(ElementwiseOptimizer):
             "differentiable": differentiable,
             "capturable": capturable,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def rule(self, group: Mapping[str, Any]) -> Any:
         return adamax

@@ -22,11 +22,13 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from trivet.errors import BackendError, InputError, unknown_name
-from trivet.kernels import cpu, gpu, multi_tensor, multi_tensor_gpu
+from trivet.kernels import cpu, gpu, multi_tensor, multi_tensor_gpu, multi_tensor_stored
 from trivet.kernels.binding import Rule, parameters
-from trivet.optim.checkpoints import fitted, restore_types
+from trivet.kernels.multi_tensor_stored import Layout
+from trivet.optim import storage
+from trivet.optim.checkpoints import fitted, restore_types, translated
 from trivet.optim.guard import Guarded
-from trivet.optim.hyperparameters import check_common
+from trivet.optim.hyperparameters import check_common, one_of
 
 __all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step", "filled"]
 
@@ -48,6 +50,7 @@ class _Table:
     kernel: multi_tensor.Table
     steps: NDArray[np.int64]  # where the counts lie
     simple: bool  # all parameters are real and whole
+    places: NDArray[np.int64] | None = None  # of the parameters, where chance decides how states are rounded
 
     def moved(self, states: bool) -> bool:
         """Return whether a parameter (or a state) has got other memory, or is another, since the table was made."""
@@ -89,7 +92,15 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
     counts_steps: ClassVar[bool] = True
     counters: ClassVar[dict[str, float]] = {}
 
-    def __init__(self, params: Params, defaults: dict[str, Any], *, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        params: Params,
+        defaults: dict[str, Any],
+        *,
+        backend: Backend = "auto",
+        state_format: storage.StateFormat | None = None,
+        rounding: storage.Rounding = "nearest",
+    ) -> None:
         if backend not in ("auto", "torch", "cpu", "triton"):
             raise unknown_name("backend", backend, ("auto", "torch", "cpu", "triton"))
         self.backend: Backend = backend
@@ -97,7 +108,7 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         self._new: set[Tensor] = set()  # parameters whose state was made in this step
         self._seen = False  # whether anyone else may hold a state's tensor
         self._unguarded()
-        super().__init__(params, defaults)
+        super().__init__(params, defaults | {"state_format": state_format, "rounding": rounding})
 
     @abc.abstractmethod
     def rule(self, group: Mapping[str, Any]) -> Rule:
@@ -161,6 +172,12 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
         check_common(group)
+        if group.get("state_format") is not None:
+            one_of("state_format", group["state_format"], storage.FORMATS)
+        one_of("rounding", group.get("rounding", "nearest"), storage.ROUNDINGS)
+        if storage.narrow(group):
+            for param in group["params"]:
+                storage.layout_of(group, param, ())
         for name in ("capturable", "differentiable"):
             if group.get(name):
                 raise InputError(f"{name}=True is not offered; use torch.optim.{type(self).__name__} for it")
@@ -182,7 +199,7 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of ours or of torch's optimizer of this name; see `trivet.optim.checkpoints`."""
-        state_dict = fitted(self.param_groups, state_dict)
+        state_dict = translated(self.param_groups, fitted(self.param_groups, state_dict), self.states)
         super().load_state_dict(state_dict)
         restore_types(self, state_dict)
 
@@ -216,6 +233,8 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         if not params:
             return
         self.begin(group)
+        if storage.narrow(group):
+            group["rounded_steps"] = group.get("rounded_steps", 0) + 1
         if recognised:
             self._run_table(group, batches.tables[0], grads, recognised=True)  # type: ignore[arg-type, union-attr]
             return
@@ -258,37 +277,51 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         """Sort parameters into tables of one kind each, and those that go through the reference."""
         names = self.states(group)
         kinds: dict[tuple[object, ...], list[Tensor]] = {}
-        owned = []
+        owned, layouts = [], []
         for param in params:
             state = self._state_of(group, param, names)
-            owned.append([_plain(param), *(_plain(state[name]) for name in names)])
+            layouts.append(storage.unusual(group, param, names))
+            keys = names if layouts[-1] is None else storage.keys_of(layouts[-1], names)
+            owned.append([_plain(param), *(_plain(state[key]) for key in keys)])
         shared = multi_tensor.overlapping(owned)
         others = []
-        for index, (param, own) in enumerate(zip(params, owned, strict=True)):
-            if self._executes(own, index in shared):
-                kinds.setdefault((own[0].device, *(tensor.dtype for tensor in own)), []).append(param)
+        for index, (param, own, layout) in enumerate(zip(params, owned, layouts, strict=True)):
+            if self._executes(own, index in shared, layout):
+                kinds.setdefault((layout, own[0].device, *(tensor.dtype for tensor in own)), []).append(param)
             else:
                 others.append(param)
         if others and self.backend == "auto" and not cpu.forked():
             _say(str(others[0].dtype), str(others[0].device))
         rule = self.rule(group)
-        tables = [self._table(rule, members, names) for members in kinds.values()]
+        tables = [self._table(group, rule, members, names, kind[0]) for kind, members in kinds.items()]  # type: ignore[arg-type]
         return _Batches(params, rule, list(self._state.values()), tables, others)
 
-    def _table(self, rule: Rule, params: list[Tensor], names: Sequence[str]) -> _Table:
+    def _table(
+        self, group: Mapping[str, Any], rule: Rule, params: list[Tensor], names: tuple[str, ...], layout: Layout | None
+    ) -> _Table:
         states = [self._state[param] for param in params]
-        kept = (*names, *self.counters, *(("step",) if self.counts_steps else ()))
+        keys = names if layout is None else storage.keys_of(layout, names)
+        kept = (*keys, *self.counters, *(("step",) if self.counts_steps else ()))
         columns = {name: [state[name] for state in states] for name in kept}
-        plain = [list(map(_plain, column)) for column in (params, *(columns[name] for name in names))]
+        plain = [list(map(_plain, column)) for column in (params, *(columns[key] for key in keys))]
         simple = not any(p.is_complex() or hasattr(p, "to_local") for p in params)
         steps = multi_tensor.addresses(columns.get("step", []))
+        if layout is not None:
+            stored = multi_tensor_stored.Table(rule, plain, layout)
+            return _Table(params, states, columns, stored, steps, simple, self._places(group, params))
         kernel = multi_tensor_gpu.Table if self._on_gpu(plain[0][0]) else multi_tensor.Table
         return _Table(params, states, columns, kernel(rule, plain), steps, simple)
+
+    def _places(self, group: Mapping[str, Any], params: Iterable[Tensor]) -> NDArray[np.int64]:
+        """Return where these parameters stand among all of the optimizer's: the group, and the place in it."""
+        index = next(k for k, other in enumerate(self.param_groups) if other is group)
+        places = {id(param): place for place, param in enumerate(group["params"])}
+        return np.array([(index << 32) + places[id(param)] for param in params], dtype=np.int64)
 
     def _on_gpu(self, tensor: Tensor) -> bool:
         return self.backend == "triton" or (self.backend == "auto" and tensor.device.type == "cuda")
 
-    def _executes(self, own: list[Tensor], shared: bool) -> bool:
+    def _executes(self, own: list[Tensor], shared: bool, layout: Layout | None) -> bool:
         """Return whether the kernel takes these; a backend that was named and cannot raises."""
         if self.backend == "torch" or (self.backend == "auto" and cpu.forked()):
             return False
@@ -297,9 +330,10 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
                 f"backend={self.backend!r} cannot run in a forked process; start it by 'spawn', or use backend='auto'"
             )
         if self._on_gpu(own[0]):
-            fits = multi_tensor_gpu.fits(own) and not shared
+            fits = layout is None and multi_tensor_gpu.fits(own) and not shared
             return gpu.takes(fits, self.backend == "triton", "update a parameter", own[0])
-        fits = multi_tensor.fits(own) and not shared
+        fits = multi_tensor.fits(own) if layout is None else multi_tensor_stored.fits(own, layout)
+        fits = fits and not shared
         if not fits and self.backend != "auto":
             raise BackendError(
                 f"backend={self.backend!r} cannot update a parameter of {own[0].dtype} on {own[0].device} with strides "
@@ -309,11 +343,14 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
 
     def _state_of(self, group: Mapping[str, Any], param: Tensor, names: Sequence[str]) -> dict[str, Any]:
         """Return a parameter's state, made at its first update."""
-        state: dict[str, Any] = self._state[param] if names or self.counts_steps else {}
-        for name in names:
-            if state.get(name) is None:
-                state[name] = self.initial(name, group, param)
-                self._new.add(param)
+        state: dict[str, Any] = self._state[param] if names or self.counts_steps or storage.narrow(group) else {}
+        if storage.narrow(group):
+            self._begin_narrow(group, param, state, names)
+        else:
+            for name in names:
+                if state.get(name) is None:
+                    state[name] = self.initial(name, group, param)
+                    self._new.add(param)
         for name, first in (self.counters | {"step": 0.0} if self.counts_steps else self.counters).items():
             count = state.get(name, first)
             if not (isinstance(count, Tensor) and count.dtype == torch.float32 and count.device.type == "cpu"):
@@ -338,6 +375,34 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
             and all(group.get("rounding", "nearest") == "nearest" for group in self.param_groups)
         )
 
+    def _begin_narrow(
+        self, group: Mapping[str, Any], param: Tensor, state: dict[str, Any], names: Sequence[str]
+    ) -> None:
+        layout = storage.layout_of(group, param, names)
+        for name, column in zip(names, layout.columns[1:], strict=True):
+            if state.get(name) is None and name + storage.CODES not in state:
+                first = self.initial(name, group, param)
+                if param.is_complex():
+                    state[name] = first
+                else:
+                    storage.encode(state, name, column, first)
+                self._new.add(param)
+        if layout.compensated and storage.COMPENSATION not in state:
+            state[storage.COMPENSATION] = torch.zeros_like(param, memory_format=torch.preserve_format)
+
+    def _write(
+        self, group: Mapping[str, Any], param: Tensor, state: dict[str, Any], name: str, value: Tensor, turn: int
+    ) -> None:
+        """Store one state's numbers in its format, outside a step; `turn` counts such writes."""
+        if not storage.narrow(group):
+            state[name].copy_(value)
+            return
+        names = self.states(group)
+        column = storage.layout_of(group, param, names).columns[1 + names.index(name)]
+        key = int(storage.random_keys((1 << 40) + turn, self._places(group, [param]))[0])
+        plain = _plain(value)
+        storage.encode(state, name, column, value, storage.scrambled(plain.numel(), key, plain.device))
+
     def _run_table(
         self, group: Mapping[str, Any], table: _Table, grads: Sequence[Tensor], *, recognised: bool = False
     ) -> None:
@@ -347,6 +412,9 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         if type(table.kernel) is multi_tensor.Table and not self.counters and (steps == steps[0]).all():
             steps = steps[:1]  # the numbers of one are those of all
         scalars = self._scalars(group, steps, {name: table.columns[name] for name in self.counters})
+        if table.places is not None:
+            assert isinstance(table.kernel, multi_tensor_stored.Table)
+            table.kernel.keys = storage.random_keys(group["rounded_steps"], table.places)
         if self._status is None:
             table.kernel.run(grads, scalars, recognised=recognised)
         else:
@@ -385,17 +453,43 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         steps = np.array([float(state["step"])]) if self.counts_steps else self._uncounted([param])
         counters = {name: [state[name]] for name in self.counters}
         *numbers, sign = self._scalars(group, steps, counters)[:, 0].tolist()
+        names = self.states(group)
+        if storage.narrow(group):
+            self._run_narrow(group, param, sign * grad, names, numbers)
+            return
         made = None
         if self._status is not None:
             grad, made = grad.to(torch.float64) * self._status[1], self._status[2] != 0
             self._counted += [state["step"]] if self.counts_steps else []
-        own = [_plain(param), *(_plain(state[name]) for name in self.states(group))]
+        own = [_plain(param), *(_plain(state[name]) for name in names)]
         wide = torch.promote_types(own[0].dtype, torch.float32)
         results = self.rule(group)(
             own[0].to(wide), sign * grad.to(wide), *(tensor.to(wide) for tensor in own[1:]), *numbers
         )
         for tensor, result in zip(own, results if isinstance(results, tuple) else (results,), strict=True):
             tensor.copy_(result if made is None else torch.where(made, result, tensor))
+
+    def _run_narrow(
+        self, group: Mapping[str, Any], param: Tensor, grad: Tensor, names: tuple[str, ...], numbers: list[float]
+    ) -> None:
+        """As `_run_reference`, where states or the parameter are stored in fewer bits than are computed with."""
+        layout, state = storage.layout_of(group, param, names), self._state[param]
+        own = _plain(param)
+        before = own.float() + state[storage.COMPENSATION].float() if layout.compensated else own.float()
+        states = [_plain(storage.decode(state, name)).float() for name in names]
+        results = self.rule(group)(before, grad.float(), *states, *numbers)
+        key = int(storage.random_keys(group["rounded_steps"], self._places(group, [param]))[0])
+        random = storage.scrambled(own.numel(), key, own.device)
+        factors = storage.streams(len(names))
+        first, *rest = results if isinstance(results, tuple) else (results,)
+        for name, column, value, factor in zip(names, layout.columns[1:], rest, factors[1:], strict=True):
+            if column.scaled:
+                storage.encode(state, name, column, value, random, factor)
+            else:
+                _plain(state[name]).copy_(storage.rounded(value, column, random, factor))
+        own.copy_(storage.rounded(first, layout.columns[0], random, factors[0]))
+        if layout.compensated:
+            state[storage.COMPENSATION].copy_(first - own.float())
 
 
 def filled(param: Tensor, value: float) -> Tensor:

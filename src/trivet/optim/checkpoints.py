@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trivet.errors import InputError
+from trivet.optim import storage
 
-__all__ = ["fitted", "restore_types"]
+__all__ = ["fitted", "restore_types", "translated"]
 
 SHOWN = 5  # differences that an error lists
 
@@ -74,12 +75,59 @@ def _shapes(name: str, param: Tensor, state: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} of {name} has shape {tuple(value.shape)}, the parameter {tuple(param.shape)}"
         for key, value in state.items()
-        if isinstance(value, Tensor) and value.dim() == param.dim() > 0 and _foreign(value.shape, param.shape)
+        if isinstance(value, Tensor)
+        and value.dim() == param.dim() > 0
+        and not key.endswith(storage.SCALE)
+        and _foreign(value.shape, param.shape)
     ]
 
 
 def _foreign(state: torch.Size, param: torch.Size) -> bool:
     return any(a not in (b, 1) for a, b in zip(state, param, strict=True))  # factored states have axes of length 1
+
+
+def translated(
+    groups: Sequence[Mapping[str, Any]],
+    state_dict: Mapping[str, Any],
+    states: Callable[[Mapping[str, Any]], tuple[str, ...]],
+) -> dict[str, Any]:
+    """Return the state in the formats of these groups, which stay; what has them already is left bit for bit.
+
+    Options that the saved groups do not know (torch's checkpoints know none of ours) stay as they are here.
+    """
+    found, arranged = dict(state_dict["state"]), []
+    formats = ("state_format", "rounding")
+    for group, saved in zip(groups, state_dict["param_groups"], strict=True):
+        own = {"state_format": group.get("state_format"), "rounding": group.get("rounding", "nearest")}
+        merged = {key: value for key, value in group.items() if key != "params"} | dict(saved) | own
+        arranged.append(merged)
+        if all(saved.get(name, first) == own[name] for name, first in zip(formats, (None, "nearest"), strict=True)):
+            continue
+        names = states(merged)
+        for param, key in zip(group["params"], saved["params"], strict=True):
+            if key in found:
+                found[key] = _stored(merged, param, found[key], names)
+    return dict(state_dict) | {"state": found, "param_groups": arranged}
+
+
+def _stored(group: Mapping[str, Any], param: Tensor, saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a parameter's saved states as this group stores them, each number rounded to the nearest."""
+    values = storage.numbers(saved)
+    result = {key: value for key, value in values.items() if key not in names}
+    if not storage.narrow(group):
+        low = {torch.float16, torch.bfloat16}
+        return result | {
+            name: values[name].to(param.dtype) if param.dtype not in low else values[name]
+            for name in names
+            if name in values
+        }
+    layout = storage.layout_of(group, param, names)
+    for name, column in zip(names, layout.columns[1:], strict=True):
+        if name in values and param.is_complex():
+            result[name] = values[name]
+        elif name in values:
+            storage.encode(result, name, column, values[name])
+    return result
 
 
 def restore_types(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["Lion"]
 
@@ -42,6 +43,8 @@ class Lion(ElementwiseOptimizer):
         betas: :math:`\beta_1` for the direction, :math:`\beta_2` for the momentum that is kept.
         weight_decay: :math:`\lambda`, decoupled, multiplied by the rate.
         maximize: climb instead of descend.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -64,10 +67,12 @@ class Lion(ElementwiseOptimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def rule(self, group: Mapping[str, Any]) -> Any:
         return lion

@@ -45,7 +45,9 @@ def memory_plan(
     """Say what training this model with this optimizer takes, without allocating any of it.
 
     The optimizer makes one step on parameters of the "meta" device, which have shapes and types but no memory: the
-    states that it makes there are the ones that it will make. `optimizer` is an optimizer, or a class with `options`.
+    states that it makes there are the ones that it will make, formats (`state_format`, `rounding`) included.
+    `optimizer` is an optimizer, or a class with `options`. Others build on this: the arguments, `total`, `states`,
+    `parameters`, `gradients` and `state_bytes_per_parameter` stay what they are.
 
     >>> from trivet.optim import AdamW, Lion
     >>> model = nn.Linear(1000, 1000, bias=False)
@@ -56,6 +58,8 @@ def memory_plan(
     state exp_avg_sq    4.00 MB
     state step              4 B
     total              16.00 MB
+    >>> round(memory_plan(model, AdamW, state_format="8bit").state_bytes_per_parameter, 2)
+    2.03
     >>> memory_plan(model, Lion).state_bytes_per_parameter
     4.0
     """

@@ -14,6 +14,7 @@ from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
 from trivet.optim.hyperparameters import Convention, one_of
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["NAdam"]
 
@@ -66,6 +67,8 @@ class NAdam(ElementwiseOptimizer):
         maximize: climb instead of descend.
         convention: "torch"; "keras": :math:`\psi = 1` whatever `momentum_decay` says; "optax": no growing momentum,
             :math:`\hat m = \beta_1 m / (1 - \beta_1^{t+1}) + (1 - \beta_1) g / (1 - \beta_1^t)`.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -95,6 +98,8 @@ class NAdam(ElementwiseOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         convention: Convention = "torch",
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -110,7 +115,7 @@ class NAdam(ElementwiseOptimizer):
             "differentiable": differentiable,
             "convention": convention,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)

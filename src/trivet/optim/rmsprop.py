@@ -12,6 +12,7 @@ from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
 from trivet.optim.hyperparameters import Convention, one_of
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["RMSprop"]
 
@@ -121,6 +122,8 @@ class RMSprop(ElementwiseOptimizer):
         maximize: climb instead of descend.
         convention: "torch", or "keras" / "optax": :math:`\sqrt{v + \epsilon}`, and the rate inside the momentum, which
             differs once the rate changes.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -148,6 +151,8 @@ class RMSprop(ElementwiseOptimizer):
         differentiable: bool = False,
         *,
         convention: Convention = "torch",
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -163,7 +168,7 @@ class RMSprop(ElementwiseOptimizer):
             "differentiable": differentiable,
             "convention": convention,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)

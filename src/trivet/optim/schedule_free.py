@@ -17,6 +17,7 @@ from trivet.errors import InputError
 from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["AdamWScheduleFree", "SGDScheduleFree"]
 
@@ -132,6 +133,8 @@ class SGDScheduleFree(_ScheduleFree):
         r: power of the step in the average's weights.
         weight_lr_power: power of the rate in them.
         maximize: climb instead of descend.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -156,6 +159,8 @@ class SGDScheduleFree(_ScheduleFree):
         weight_lr_power: float = 2.0,
         *,
         maximize: bool = False,
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -167,7 +172,7 @@ class SGDScheduleFree(_ScheduleFree):
             "weight_lr_power": weight_lr_power,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def rule(self, group: Mapping[str, Any]) -> Any:
         return sgd
@@ -201,6 +206,8 @@ class AdamWScheduleFree(_ScheduleFree):
         r: power of the step in the average's weights.
         weight_lr_power: power of the rate in them.
         maximize: climb instead of descend.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -226,6 +233,8 @@ class AdamWScheduleFree(_ScheduleFree):
         weight_lr_power: float = 2.0,
         *,
         maximize: bool = False,
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -238,7 +247,7 @@ class AdamWScheduleFree(_ScheduleFree):
             "weight_lr_power": weight_lr_power,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def rule(self, group: Mapping[str, Any]) -> Any:
         return adamw

@@ -12,6 +12,7 @@ from trivet.errors import InputError
 from trivet.kernels.xp.reference import Value
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
 from trivet.optim.hyperparameters import Convention, one_of
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["SGD"]
 
@@ -62,6 +63,8 @@ class SGD(ElementwiseOptimizer):
             (`differentiable=True` raises).
         convention: "torch" (also optax's), or "keras" / "paper": the rate is inside the velocity, which differs once
             the rate changes: a velocity from a higher rate is carried on.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -90,6 +93,8 @@ class SGD(ElementwiseOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         convention: Convention = "torch",
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -104,7 +109,7 @@ class SGD(ElementwiseOptimizer):
             "fused": fused,
             "convention": convention,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)

@@ -12,7 +12,9 @@ from torch import Tensor
 from trivet.errors import InputError
 from trivet.kernels.xp import reference as xp
 from trivet.kernels.xp.reference import Value
+from trivet.optim import storage
 from trivet.optim.base import Backend, ElementwiseOptimizer, Number, Params, Step
+from trivet.optim.storage import Rounding, StateFormat
 
 __all__ = ["Sophia"]
 
@@ -57,6 +59,8 @@ class Sophia(ElementwiseOptimizer):
         weight_decay: :math:`\lambda`, decoupled, multiplied by the rate.
         eps: :math:`\epsilon`.
         maximize: climb instead of descend.
+        state_format: None (as the parameter), "float32", "bfloat16" or "8bit"; see `trivet.optim.storage`.
+        rounding: of bfloat16 and float16 parameters: "nearest", "stochastic" or "kahan".
         backend: "auto", or the execution that must be used.
 
     >>> import torch
@@ -81,6 +85,8 @@ class Sophia(ElementwiseOptimizer):
         *,
         eps: float = 1e-15,
         maximize: bool = False,
+        state_format: StateFormat | None = None,
+        rounding: Rounding = "nearest",
         backend: Backend = "auto",
     ) -> None:
         defaults = {
@@ -91,7 +97,7 @@ class Sophia(ElementwiseOptimizer):
             "eps": eps,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, backend=backend)
+        super().__init__(params, defaults, backend=backend, state_format=state_format, rounding=rounding)
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)
@@ -130,7 +136,11 @@ class Sophia(ElementwiseOptimizer):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                hessian = self._state_of(group, param, self.states(group))["hessian"]
-                grad = param.grad.to(hessian.dtype)
+                state = self._state_of(group, param, self.states(group))
+                stored = storage.decode(state, "hessian")
+                wide = torch.promote_types(stored.dtype, torch.float32)
+                hessian, grad = stored.to(wide), param.grad.to(wide)
                 square = grad.abs().square() if grad.is_complex() else grad * grad
                 hessian.mul_(beta2).add_(square, alpha=batch_size * (1 - beta2))
+                if hessian is not state.get("hessian"):
+                    self._write(group, param, state, "hessian", hessian, group["hessian_updates"])
