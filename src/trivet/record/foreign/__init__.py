@@ -8,11 +8,11 @@ from pathlib import Path
 from trivet.errors import RunError
 from trivet.record.directory import RECORD
 from trivet.record.foreign.assemble import assemble
-from trivet.record.foreign.find import find_run, kind_of, prefix
+from trivet.record.foreign.find import find_run, kind_of, prefix, stamp
 from trivet.record.foreign.log import Log
 from trivet.record.journal import read_record
 
-__all__ = ["Log", "read_log"]
+__all__ = ["Log", "read_log", "stamp"]
 
 _OWN = (b'"event":"', b'"event": "')
 

@@ -45,7 +45,7 @@ def kind_of(name: str) -> str | None:
 def find_run(folder: Path) -> tuple[str, list[Path]]:
     """Return the kind and the files of the one run in a folder; raises `RunError` for none, or lists several."""
     runs: dict[Path, dict[str, list[Path]]] = {}
-    for path, kind in _files(folder):
+    for path, kind in logs_in(folder):
         runs.setdefault(_owner(path, kind, folder), {}).setdefault(kind, []).append(path)
     if not runs:
         raise RunError(
@@ -79,7 +79,20 @@ def _owner(path: Path, kind: str, folder: Path) -> Path:
     return parent
 
 
-def _files(folder: Path) -> list[tuple[Path, str]]:
+def stamp(path: str | Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what changes when a log does: name, inode, time and size of its files; empty where there is none."""
+    where = Path(path)
+    if not where.exists():
+        where = Path("runs") / where
+    try:
+        files = [p for p, _ in logs_in(where)] if where.is_dir() else [where]
+        return tuple((str(f), s.st_ino, s.st_mtime_ns, s.st_size) for f in files for s in [f.stat()])
+    except (OSError, RunError):
+        return ()
+
+
+def logs_in(folder: Path) -> list[tuple[Path, str]]:
+    """Return every log file in a folder and below it, with its kind."""
     found, seen = [], 0
     depth = len(folder.parts)
 
