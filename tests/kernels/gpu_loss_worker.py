@@ -25,15 +25,15 @@ COMPILED = (
     "rows torch.float64",
     "rows torch.bfloat16",
     "teacher torch.float16",
+    "mixed torch.bfloat16",
+    "rows of two tiles, mixed",
+    "mixed and masked",
     "focal",
-    "generalized",
-    "symmetric",
     "margins",
     "images apart",
     "images of one class, squared",
     "images short, shares",
     "images of many classes",
-    "images torch.float64",
     "images torch.bfloat16",
 )  # every branch of every kernel at least once: a kernel takes half a second for each generation
 
@@ -114,6 +114,15 @@ def row_cases() -> dict[str, Case]:
         x, t = _batch(ROWS["short"], dtype)
         cases[f"rows {dtype}"] = Case(partial(losses.cross_entropy, target=t), x, 6e4)
         cases[f"teacher {dtype}"] = Case(partial(losses.kl_div_loss, target=x.flip(0)), x)
+        cases[f"mixed {dtype}"] = Case(partial(losses.jensen_shannon_loss, target=2 * x.flip(0)), x)
+    for name, shape in ROWS.items():
+        x = _batch(shape)[0]
+        mixed = partial(losses.jensen_shannon_loss, target=2 * x.flip(0), beta=0.3, temperature=2.0)
+        cases[f"rows {name}, mixed"] = Case(mixed, x)
+    x = _batch((9, 9))[0]
+    cases["mixed, each"] = Case(partial(losses.jensen_shannon_loss, target=x.flip(0), reduction="none"), x.T)
+    x, t = _batch(ROWS["apart"])
+    cases["mixed and masked"] = Case(partial(losses.jensen_shannon_loss, target=x.flip(0), mask=t > 1), x)
     x, t = _batch((4, 7, 4, 6))
     last = x.to(memory_format=torch.channels_last)
     cases["rows last"] = Case(partial(losses.cross_entropy, target=t, sample_weight=torch.arange(4.0)), last)

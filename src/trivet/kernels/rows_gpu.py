@@ -111,9 +111,8 @@ def run(
     logits = rows.logits
     classes, wide = logits.shape[1], getattr(torch, gpu.COMPUTE[logits.dtype])
     if not logits.numel():
-        return torch.full((), 0.0 * (factor.times if factor.parts is None else factor.if_nothing), dtype=wide).to(
-            logits.device
-        )
+        nothing = 0.0 * (factor.times if factor.parts is None else factor.if_nothing)
+        return torch.full((), nothing, dtype=wide, device=logits.device)
     tile = layout(logits)
     programs = logits.numel() // classes // tile.inner * tile.pieces
     sums = torch.empty(programs, dtype=wide, device=logits.device)

@@ -1,4 +1,4 @@
-r"""The divergence of student and teacher from their mixture: the CPU's kernel, and its specification in torch.
+r"""The divergence of student and teacher from their mixture: its kernels, and their specification in torch.
 
 The gradient by a student's logit is :math:`(1 - \beta) p_k (r_k - \sum_j p_j r_j) / T` with
 :math:`r = \log(p / m)`: what the mixture's own change contributes cancels.
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from trivet.errors import BackendError
-from trivet.kernels import divergence
+from trivet.kernels import divergence, divergence_gpu, gpu, rows, rows_gpu
 from trivet.kernels.pages import fresh_like
 from trivet.losses.contract import check_choice, reduce, widen
-from trivet.losses.rowwise import executes
+from trivet.losses.rowwise import executes, laid_out_as
 from trivet.losses.streaming import gradient_again
 
 __all__ = ["mixture_divergence"]
@@ -56,11 +56,11 @@ def mixture_divergence(
     if input.requires_grad and torch.is_grad_enabled():
         fused: Tensor = _Fused.apply(input, call)  # type: ignore[no-untyped-call]
         return fused
-    return _evaluate(call, input, _rows(input))
+    return _evaluate(call, input, _laid_out(input))
 
 
 def _fits(backend: str, call: _Call, input: Tensor) -> bool:
-    if not executes(backend, input, (call.teacher, call.weight)):
+    if not executes(backend, input, (call.teacher, call.weight), triton=True):
         return False
     fits = 0 < call.beta < 1 and divergence.fits(input[:, :1], call.teacher[:, :1]) and input.shape[1] > 0
     if not fits and backend != "auto":
@@ -69,6 +69,13 @@ def _fits(backend: str, call: _Call, input: Tensor) -> bool:
             "float64 or both narrower; use backend='auto'"
         )
     return fits
+
+
+def _laid_out(input: Tensor) -> Tensor:
+    """Return the logits as the kernel of their device reads them: rows in one piece, or as they lie on a GPU."""
+    if gpu.executes(input):
+        return input.detach() if rows.fits(input) else input.detach().contiguous()
+    return _rows(input)
 
 
 def _rows(matrix: Tensor) -> Tensor:
@@ -82,6 +89,8 @@ def _evaluate(
     """Return the loss of ``logits``, the input's rows, and write their gradient where there is room for it."""
     compute = widen(input[:0]).dtype
     weight = None if call.weight is None else call.weight.detach().reshape(-1).to(compute)
+    if gpu.executes(input):
+        return _evaluate_on_gpu(call, logits, weight, gradient, upstream, compute)
     factor = 1.0
     if call.reduction == "mean":
         total = float(len(logits)) if weight is None else float(weight.sum())
@@ -99,13 +108,39 @@ def _evaluate(
     return torch.tensor(factor * total, dtype=compute)
 
 
+def _evaluate_on_gpu(
+    call: _Call,
+    logits: Tensor,
+    weight: Tensor | None,
+    gradient: Tensor | None,
+    upstream: Tensor | None,
+    compute: torch.dtype,
+) -> Tensor:
+    """The same without waiting for the device: what the mean divides by stays there."""
+    values, factor = None, rows_gpu.Factor(1.0)
+    nothing = 1.0 if call.empty == "zero" else float("nan")
+    if call.reduction == "none":
+        values = torch.empty(logits.shape[:1] + logits.shape[2:], dtype=compute, device=logits.device)
+    elif call.reduction == "mean" and weight is not None:
+        parts = rows_gpu.weights(rows.Rows(logits, None, None, weight, 0), None)
+        factor = rows_gpu.Factor(1.0, nothing, parts)
+    elif call.reduction == "mean":
+        count = logits.numel() // logits.shape[1]
+        factor = rows_gpu.Factor(1 / count if count else nothing)
+    total = divergence_gpu.run(
+        logits, laid_out_as(logits, call.teacher), beta=call.beta, scale=1 / call.temperature, weight=weight,
+        factor=factor, upstream=None if upstream is None else upstream.contiguous(), gradient=gradient, values=values,
+    )  # fmt: skip
+    return total if values is None else values
+
+
 class _Fused(torch.autograd.Function):
     """The kernel's value. Its gradient is finished with it, but in half precision, where it is rounded once when what
     comes from above is known, and where each row has its own."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, call: _Call) -> Tensor:
-        logits = _rows(input)
+        logits = _laid_out(input)
         ready = input.dtype.itemsize >= 4 and call.reduction != "none"
         gradient = fresh_like(logits) if ready else None
         ctx.call, ctx.gradients = call, [gradient] if ready else []
@@ -120,9 +155,11 @@ class _Fused(torch.autograd.Function):
         if ctx.gradients:
             gradient = ctx.gradients.pop().mul_(upstream)
         else:
-            logits = _rows(input)
+            logits = _laid_out(input)
             gradient = fresh_like(logits)
             _evaluate(ctx.call, input, logits, gradient, upstream)
+        if gradient.shape == input.shape:
+            return gradient, None
         return gradient.view(input.shape[:1] + input.shape[2:] + input.shape[1:2]).movedim(-1, 1), None
 
 
