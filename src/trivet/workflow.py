@@ -14,6 +14,7 @@ import torch
 
 import trivet
 from trivet.advice import recommend
+from trivet.doctor import Doctor
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
 from trivet.figures.style import number
@@ -108,6 +109,7 @@ def _carry_on(
             checkpoint_every=checkpoint_every,
             seconds=left(),
             device=device,
+            observer=Doctor(),
         )
     _save_weights(run, outcome)
     if outcome.reason != "interrupted":

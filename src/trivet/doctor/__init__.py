@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from trivet.doctor.attend import Doctor
 from trivet.doctor.diagnosis import Diagnosis, diagnose, examine_log
 from trivet.doctor.examine import examine, undecidable
 from trivet.doctor.watcher import Watch, watch
 
-__all__ = ["Diagnosis", "Watch", "diagnose", "examine", "examine_log", "undecidable", "watch"]
+__all__ = ["Diagnosis", "Doctor", "Watch", "diagnose", "examine", "examine_log", "undecidable", "watch"]

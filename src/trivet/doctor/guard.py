@@ -33,11 +33,14 @@ def check_gradients(model: nn.Module, inputs: tuple[object, ...] | None, step: i
     if not layer:
         # The forward pass is sound: backward begins at the output, so the last bad gradient is the first that was made.
         layer, tensor = bad[-1].rpartition(".")[0] or "(model)", "gradient"
+    advice = {
+        "input": "drop or repair that row of the data",
+        "output": "keep log, sqrt and division away from zero in that layer, or try a lower rate if the loss was rising",
+    }.get(tensor, "try a lower rate, a longer warmup, or clip the gradients")
     where = f", first at sample {sample} of the batch" if sample is not None else ""
     raise NonFiniteError(
         f"step {step}: {len(bad)} gradients are not finite, {bad[0]} among them; the first tensor that is not is the "
-        f"{tensor} of {layer}{where}. The weights are untouched. Look at that row of the data, at log, sqrt and "
-        "division near zero in that layer, or lower the rate if the loss was rising before",
+        f"{tensor} of {layer}{where}. The weights are untouched; {advice}",
         layer=layer,
         tensor=tensor,
         sample=sample,

@@ -88,11 +88,13 @@ def of_targets(output: Tensor, targets: Sequence[Tensor], criterion: nn.Module |
             said["class_shares"] = tuple(round(float(s), 4) for s in shares)
     elif pooled.is_floating_point():
         said |= {"target_mean": float(pooled.float().mean()), "target_std": float(pooled.float().std())}
-    prior = _best_constant(output, pooled, criterion) if criterion is not None else None
-    if prior is None and named == "ce":
+    prior = None
+    if named == "ce":
         prior = entropy
-    if prior is None and named == "mse" and pooled.is_floating_point():
+    elif named == "mse" and pooled.is_floating_point():
         prior = float(pooled.float().var(dim=0, correction=0).mean())
+    if prior is None and criterion is not None:
+        prior = _best_constant(output, pooled[:512], criterion)
     if prior is not None and math.isfinite(prior):
         said["prior"] = prior
     return said

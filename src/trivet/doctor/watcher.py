@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trivet.doctor.examine import examine
-from trivet.doctor.guard import check_gradients
+from trivet.doctor.guard import NonFiniteError, check_gradients
 from trivet.doctor.setting import of_inputs, of_model, of_targets
 from trivet.doctor.signals import Sampler
 from trivet.errors import InputError
@@ -76,6 +76,7 @@ class Watch:
         share: float,
         on_finding: Callable[[Finding], None] | None,
         write: Callable[[Event], None] | None,
+        first: int = 0,
     ) -> None:
         self.model, self.criterion, self.guard = model, loss, guard
         self.share, self.on_finding, self._write = share, on_finding, write
@@ -86,7 +87,8 @@ class Watch:
         self.evals: list[Eval] = []
         self.probes: list[Probe] = []
         self.found: list[Found] = []
-        self.step_number = self.skipped = 0
+        self.ended: End | None = None
+        self.first = self.step_number = first  # more than 0 where a run goes on
         self.spent = self.probe_cost = 0.0  # seconds that watching took, and that one probe takes
         self._stepped = 0
         self._losses: Tensor | float = 0.0
@@ -94,7 +96,8 @@ class Watch:
         self._count = 0
         self._inputs: tuple[object, ...] | None = None
         self._targets: list[Tensor] = []
-        self._pause, self._next, self._exam = 1, 1, POOLED
+        self._pause, self._next, self._exam = 1, first + 1, first + POOLED
+        self._value: Tensor | float = 0.0
         self._compare = False
         self._waiting: Probe | None = None
         self._began = self._last = time.perf_counter()
@@ -132,6 +135,7 @@ class Watch:
             value = value.item()
         if self.sampler.armed and output is not None and target is not None:
             self.sampler.output, self.sampler.target = output.detach(), target.detach()
+        self._value = value
         self._losses = self._losses + value
         self._count += 1
         if self._stepped:
@@ -169,6 +173,8 @@ class Watch:
             events.insert(0, start)
         if self.setting is not None:
             events.append(self.setting)
+        if self.ended is not None:
+            events.append(self.ended)
         return as_record(events)
 
     @property
@@ -183,7 +189,7 @@ class Watch:
             for event in (record.start, record.setting, *record.steps, *record.evals, *record.probes, *record.found):
                 if event is not None:
                     journal.write(event)
-            journal.write(End(self.step_number, "finished", time.perf_counter() - self._began))
+            journal.write(self.ended or End(self.step_number, "finished", time.perf_counter() - self._began))
 
     def close(self) -> None:
         """Take every hook away; the record stays."""
@@ -206,7 +212,11 @@ class Watch:
     def _before(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         began = time.perf_counter()
         if self.guard:
-            check_gradients(self.sampler.whole, self._inputs, self.step_number + 1)
+            try:
+                check_gradients(self.sampler.whole, self._inputs, self.step_number + 1)
+            except NonFiniteError as error:
+                self._stop(error)
+                raise
         if self.sampler.armed and not self._stepped:
             self.sampler.before_step()
         elif self._compare and not self._stepped:
@@ -214,6 +224,20 @@ class Watch:
             if self._waiting is not None:
                 self._waiting.numbers["turn"] = round(self.sampler.compare(), 4)
         self.spent += time.perf_counter() - began
+
+    def _stop(self, error: NonFiniteError) -> None:
+        """Put what the guard saw into the record, as the last probe of a run that ended there."""
+        if self.setting is None:
+            self.setting = of_model(self.sampler, self.criterion)
+            self._say(self.setting)
+        names = self.setting.layers
+        numbers = {"bad_inputs": 1.0} if error.tensor == "input" else {}
+        if error.tensor == "output" and error.layer in names:
+            numbers["bad_layer"] = float(names.index(error.layer))
+        self._flush(wait=True)
+        self._say_probe(Probe(step=self.step_number + 1, loss=math.nan, numbers=numbers))
+        self.ended = End(self.step_number, "diverged", time.perf_counter() - self._began)
+        self._say(self.ended)
 
     def _after(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         self._stepped += 1
@@ -235,13 +259,14 @@ class Watch:
             self._say_probe(self._waiting)
             self._waiting = None
         if self.sampler.armed:
-            self._end_probe(number, float(value))
+            # Of several batches the last: its outputs are the ones that were seen.
+            self._end_probe(number, float(self._value))
         self._flush(wait=False)
         now = time.perf_counter()
         took, self._last = now - self._last, now
         # The fastest of late: pauses (evaluation, a slow disk) are no part of a step.
         self._step_time = took if math.isnan(self._step_time) else min(took, 0.98 * self._step_time + 0.02 * took * 2)
-        if number >= self._next or number + 1 in FIRST:
+        if number >= self._next or number + 1 - self.first in FIRST:
             self._arm()
         if number == self._exam:
             self._examine()
@@ -268,10 +293,10 @@ class Watch:
             self.setting = msgspec.structs.replace(of_model(sampler, self.criterion), **of_inputs(sampler.inputs))
             self._say(self.setting)
         target = sampler.target
-        if target is None or sampler.output is None or number > POOLED:
+        if target is None or sampler.output is None or number - self.first > POOLED:
             return
         self._targets.append(target)
-        if number == POOLED or number == 1:
+        if number - self.first in (1, POOLED):
             named = "ce" if probe.numbers.get("is_ce") else "mse" if probe.numbers.get("is_mse") else ""
             known = of_targets(sampler.output.float(), self._targets, self.criterion, named)
             self.setting = msgspec.structs.replace(self.setting, batch=len(target), **known)
@@ -295,7 +320,7 @@ class Watch:
         seconds = round(time.perf_counter() - self._began, 4)
         for (number, _, rate, norm), value in zip(pending, values, strict=True):
             self.steps.append(Step(number, float(value), rate, seconds, norm))
-            if self._change(float(value)) and number > FIRST[-1]:
+            if self._change(float(value)) and number - self.first > FIRST[-1]:
                 self._next = min(self._next, number + 1)
         if len(self.steps) > KEPT:
             self.steps = _merged(self.steps)

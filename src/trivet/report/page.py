@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from trivet.doctor import examine
 from trivet.facts import Profile
 from trivet.figures import curves
 from trivet.figures.style import number, to_svg
@@ -50,6 +51,7 @@ def write_report(run: Run) -> Path:
             _verdict(run, title, result, task),
             _recipe(run),
             _curves(record),
+            _findings(record),
             _range_test(run),
             _facts(run, task),
             _reproduce(run, task),
@@ -148,6 +150,27 @@ def _curves(record: Record) -> str:
         f"<figcaption>{ended}. The circle marks the weights that were kept.</figcaption></figure>"
         + (f"<ul>{notes}</ul>" if notes else "")
     )
+
+
+def _findings(record: Record) -> str:
+    """Show what the doctor says of the whole run, the root cause first."""
+    if not record.steps:
+        return ""
+    blocks = []
+    for finding in examine(record):
+        numbers = ", ".join(f"{escape(key)} {escape(short(value))}" for key, value in finding.evidence.items())
+        where = "".join(
+            (f"step {finding.step:,}" if finding.step else "", f" {finding.layer}" if finding.layer else "")
+        )
+        tags = "; ".join(filter(None, (sureness(finding.confidence), where.strip(), numbers)))
+        blocks.append(
+            f"<div class='why'><code>{finding.code} {finding.severity}</code><p>{escape(finding.message)}</p>"
+            f"<p><b>Try:</b> <code>{escape(str(finding.fix))}</code></p>"
+            f"<p class='tag'>{escape(tags)}. "
+            f"It would be wrong if {escape(finding.refuted_by)}.</p></div>"
+        )
+    said = "".join(blocks) or "<p class='soft'>Nothing that looks wrong.</p>"
+    return f"<h2>What the doctor saw</h2>{said}"
 
 
 def _range_test(run: Run) -> str:

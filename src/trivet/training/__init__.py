@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trivet.training.callbacks import Callback, Recorder
+from trivet.training.callbacks import Callback, Observer, Recorder
 from trivet.training.loop import Outcome, align, call, evaluate, predict_outputs, train
 from trivet.training.progress import make_progress
 from trivet.training.random_state import RandomState
@@ -10,6 +10,7 @@ from trivet.training.rehearsal import rehearse
 
 __all__ = [
     "Callback",
+    "Observer",
     "Outcome",
     "RandomState",
     "Recorder",

@@ -1,8 +1,12 @@
-"""What may listen to a run."""
+"""What may listen to a run, and what may look into it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+import torch
+from torch import nn
 
 from trivet.record import Event, Journal
 
@@ -12,6 +16,30 @@ class Callback(Protocol):
 
     def handle(self, event: Event) -> None:
         """Take one event."""
+        ...
+
+
+class Observer(Callback, Protocol):
+    """A callback that also sees the parts of the run, and may say events of its own to all callbacks."""
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: nn.Module,
+        *,
+        step: int,
+        say: Callable[[Event], None],
+    ) -> None:
+        """Look at the parts before the first step, or after `step` of them where a run goes on."""
+        ...
+
+    def step(self, loss: float, lr: float, norm: float | None) -> None:
+        """Take the loss and rate of one optimizer step, and the gradient norm where it is known."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the parts; called before the run's `End`, whatever ended it."""
         ...
 
 

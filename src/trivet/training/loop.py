@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trivet.errors import DivergedError
 from trivet.record import End, Eval, Event, Note, Resume, Start, Step
-from trivet.training.callbacks import Callback
+from trivet.training.callbacks import Callback, Observer
 from trivet.training.checkpoints import load_checkpoint, save_checkpoint
 from trivet.training.interrupt import Interrupt
 from trivet.training.random_state import RandomState
@@ -57,6 +57,7 @@ def train(
     patience: int | None = None,
     seconds: float | None = None,
     device: str | torch.device = "cpu",
+    observer: Observer | None = None,
 ) -> Outcome:
     """Train a recipe on a task and return the best weights by the task's metric on the validation split.
 
@@ -66,11 +67,12 @@ def train(
     checkpoints : folder for a checkpoint every `checkpoint_every` seconds; one found there is resumed from.
     patience : evaluations without a better metric before stopping; by default 40 % of them, at least ten.
     seconds : stop (and keep the best weights) when the run has taken this long.
+    observer : looks into the run's parts (the doctor); it is one of the callbacks too.
 
     Raises `DivergedError` when the loss is not finite; the record and the last checkpoint stay.
     """
     return _Training(
-        task, recipe, seed, callbacks, checkpoints, checkpoint_every, patience, seconds, torch.device(device)
+        task, recipe, seed, callbacks, checkpoints, checkpoint_every, patience, seconds, torch.device(device), observer
     ).run()
 
 
@@ -88,9 +90,11 @@ class _Training:
         patience: int | None,
         seconds: float | None,
         device: torch.device,
+        observer: Observer | None,
     ) -> None:
         self.task, self.recipe, self.seed, self.device = task, recipe, seed, device
-        self.callbacks, self.checkpoints, self.checkpoint_every = callbacks, checkpoints, checkpoint_every
+        self.callbacks = callbacks if observer is None else (*callbacks, observer)
+        self.observer, self.checkpoints, self.checkpoint_every = observer, checkpoints, checkpoint_every
         self.batch = min(recipe.batch_size, len(task.train))
         self.steps_per_epoch = max(1, len(task.train) // (self.batch * recipe.accumulate))
         self.steps = max(1, round(recipe.epochs * self.steps_per_epoch))
@@ -121,9 +125,16 @@ class _Training:
                 resumed = self._resume()
                 if not resumed:
                     self._say(self._start_event())
+                if self.observer is not None:
+                    self.observer.begin(
+                        self.model, self.parts.optimizer, self.parts.loss, step=self.step, say=self._say
+                    )
                 reason = self._train_until_done(interrupt)
             self._save()
-            self._say(End(self.step, reason, self._seconds()))
+            self._close(reason)
+        except DivergedError:
+            self._close("diverged")
+            raise
         finally:
             self.outer_random.restore()
         if self.best_model:
@@ -153,6 +164,8 @@ class _Training:
             window.append(loss)
             if not math.isfinite(loss):
                 self._diverged(loss)
+            if self.observer is not None:
+                self.observer.step(loss, self.last_lr, norm)
             if self.step % every == 0 or self.step == self.steps:
                 lr = self.last_lr
                 self._say(Step(self.step, sum(window) / len(window), lr, round(self._seconds(), 4), norm))
@@ -169,6 +182,11 @@ class _Training:
             if time.perf_counter() - self.saved >= self.checkpoint_every:
                 self._save()
         return "finished"
+
+    def _close(self, reason: str) -> None:
+        if self.observer is not None:
+            self.observer.close()
+        self._say(End(self.step, reason, self._seconds()))
 
     # -- chapters ---------------------------------------------------------------------------------
 
@@ -220,7 +238,6 @@ class _Training:
         self._say(Eval(self.step, "val", metric, loss, round(self._seconds(), 4), better))
 
     def _diverged(self, loss: float) -> None:
-        self._say(End(self.step, "diverged", self._seconds()))
         lr = self.recipe.optimizer.get("lr")
         raise DivergedError(
             f"the loss became {loss} at step {self.step} of {self.steps} (rate {self.last_lr:.3g}); "

@@ -13,7 +13,7 @@ import msgspec
 
 from trivet.errors import unknown_name
 from trivet.figures.style import number
-from trivet.record import End, Eval, Note, Resume, Start, Step
+from trivet.record import End, Eval, Found, Note, Resume, Start, Step
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -133,6 +133,8 @@ class PlainProgress(Progress):
     def show(self, event: Event) -> None:
         if isinstance(event, Note):
             self.say(event.text)
+        elif isinstance(event, Found):
+            self.say(found_line(event))
         elif isinstance(event, End):
             self._print(f"{self.line()}  {event.reason} after {clock(event.seconds)}")
         elif isinstance(event, Resume):
@@ -181,6 +183,8 @@ class RichProgress(Progress):
     def show(self, event: Event) -> None:
         if isinstance(event, Note):
             self.console.print(f"[yellow]{event.text}[/]", highlight=False)
+        if isinstance(event, Found):
+            self.console.print(found_line(event), style="yellow", markup=False, highlight=False)
         if self.task is None and self.start is not None:
             self.bar.start()
             self.task = self.bar.add_task("training", total=self.start.steps, detail="")
@@ -218,6 +222,8 @@ class HtmlProgress(Progress):
     shown = 0.0
 
     def show(self, event: Event) -> None:
+        if isinstance(event, Found):
+            self.say(found_line(event))
         if isinstance(event, Step) and time.monotonic() - self.shown < 0.5:
             return
         from IPython.display import HTML, display
@@ -234,6 +240,12 @@ class HtmlProgress(Progress):
 
     def say(self, text: str) -> None:
         print(text)
+
+
+def found_line(event: Found) -> str:
+    """Return a finding as one line: code, what is wrong, what to do."""
+    finding = event.finding
+    return f"{finding.code} at step {event.step}: {finding.message} Try: {finding.fix}"
 
 
 def clock(seconds: float) -> str:

@@ -16,13 +16,13 @@ EVERYTHING = (
 )
 
 
-@rule("TV201", "a number that is not finite", needs="probes", explains=EVERYTHING, certain=True)
+@rule("TV201", "a number that is not finite", needs="setting", explains=EVERYTHING, certain=True)
 def bad_input(e: Evidence) -> Finding | None:
     """NaN or infinity in the data itself: one step spreads it to all weights."""
     bad = e.number("bad_inputs")
     rows = np.flatnonzero(bad > 0)
     if not rows.size:
-        return None
+        return _bad_layer(e)
     at = int(rows[0])
     return found(
         "TV201",
@@ -32,6 +32,26 @@ def bad_input(e: Evidence) -> Finding | None:
         refuted_by="every input of the training split is finite",
         confidence=0.99,
         step=e.probe_step[at],
+    )
+
+
+def _bad_layer(e: Evidence) -> Finding | None:
+    """A layer that turned sound inputs into NaN while the loss was quiet: an operation outside its domain."""
+    made = e.number("bad_layer")
+    seen = np.flatnonzero(np.isfinite(made))
+    quiet = e.finite_loss.size == 0 or np.max(e.finite_loss) < 1.5 * max(e.start, e.prior)
+    if not seen.size or not quiet or e.early_update > 0.1:
+        return None
+    layer = e.setting.layers[int(made[seen[0]])]
+    return found(
+        "TV201",
+        f"{layer} made numbers that are not finite out of sound ones, while the loss was quiet.",
+        evidence={"largest loss before": float(np.max(e.finite_loss, initial=-math.inf))},
+        fix="keep log, sqrt and division away from zero in that layer: add an epsilon, or clamp",
+        refuted_by="the loss was rising before (then the rate is too high)",
+        confidence=0.8,
+        step=e.probe_step[seen[0]],
+        layer=layer,
     )
 
 
