@@ -139,6 +139,13 @@ def test_every_rule_has_a_story_a_name_and_known_consequences() -> None:
         assert one.explains <= set(known), (code, one.explains - set(known))
 
 
+def test_no_two_rules_explain_each_other_away() -> None:
+    known = rules.catalogue()
+    for code, one in known.items():
+        for other in one.explains:
+            assert code not in known[other].explains, (code, other)
+
+
 def test_columns_have_the_shape_of_their_clock() -> None:
     setting = Setting(layers=("a", "b"), kinds=("Linear", "Linear"))
     probes = (Probe(step=1, loss=1.0, grad=(1.0, 2.0)), Probe(step=2, loss=1.0))

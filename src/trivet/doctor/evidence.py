@@ -103,6 +103,22 @@ class Evidence:
         return 1.0 - self.final / self.unit if self.prior > 0 else (self.start - self.final) / self.unit
 
     @cached_property
+    def learned(self) -> float:
+        """What was gained, on validation where that is less: what training alone has gained may be memory."""
+        val = self.eval_loss[np.isfinite(self.eval_loss)]
+        if not val.size or not self.prior > 0:
+            return self.gained
+        return min(self.gained, 1.0 - float(running_median(val, 3).min()) / self.unit)
+
+    @cached_property
+    def delay(self) -> float:
+        """The share of the run before the loss lay a tenth below the prior's for good; 1 if it never did."""
+        if self.smooth.size < 5 or not self.prior > 0:
+            return math.nan
+        above = np.flatnonzero(self.smooth > 0.9 * self.prior)
+        return float(above[-1] + 1) / self.smooth.size if above.size else 0.0
+
+    @cached_property
     def noise(self) -> float:
         """The spread of one recorded loss about its neighbours' level over the last half, in standard deviations."""
         last = tail(self.finite_loss, 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class NonFiniteError(DivergedError):
         self.layer, self.tensor, self.sample = layer, tensor, sample
 
 
-def check_gradients(model: nn.Module, inputs: tuple[object, ...] | None, step: int) -> None:
+def check_gradients(model: nn.Module, batches: Sequence[tuple[object, ...]], step: int) -> None:
     """Raise `NonFiniteError` when a gradient of the model is not finite; costs one pass over the gradients."""
     params = [p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
     if not params or math.isfinite(float(total_norm(params))):
@@ -29,13 +29,14 @@ def check_gradients(model: nn.Module, inputs: tuple[object, ...] | None, step: i
     bad = [n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
     if not bad:  # every gradient is finite and only their common norm overflows
         return
-    layer, tensor, sample = locate(model, inputs) if inputs is not None else ("", "", None)
+    traces = (locate(model, inputs) for inputs in batches)
+    layer, tensor, sample = next((trace for trace in traces if trace[0]), ("", "", None))
     if not layer:
         # The forward pass is sound: backward begins at the output, so the last bad gradient is the first that was made.
         layer, tensor = bad[-1].rpartition(".")[0] or "(model)", "gradient"
     advice = {
         "input": "drop or repair that row of the data",
-        "output": "keep log, sqrt and division away from zero in that layer, or try a lower rate if the loss was rising",
+        "output": "keep log, sqrt and division away from zero there, or try a lower rate if the loss was rising",
     }.get(tensor, "try a lower rate, a longer warmup, or clip the gradients")
     where = f", first at sample {sample} of the batch" if sample is not None else ""
     raise NonFiniteError(

@@ -5,7 +5,7 @@ What a `Probe.numbers` may hold, each taken from the step's own batch:
     descent       cosine between the step and minus the gradient; below zero the step climbs
     turn          cosine between this step's gradient and the next one's (a fixed sample of coordinates)
     stale         1 when the first backward pass after a step met gradients that were not cleared
-    shrunk        what clipping left of the gradient, as a factor (only where one backward pass makes a step)
+    shrunk        what clipping left of the gradient, as a factor
     training      1 when the model is in training mode
     row_sum       share of output rows that are probabilities already (not negative, sum 1)
     is_ce, is_mse 1 when the loss is cross entropy on, or the mean square of, the outputs as they are
@@ -78,6 +78,7 @@ class Sampler:
             self.sentinel = sentinel
             self.backwards, self.sentinel_norm = 0, _no_norm()
             add(sentinel.register_hook(self._on_gradient))  # type: ignore[no-untyped-call]
+            add(sentinel.register_post_accumulate_grad_hook(self._on_sum))  # type: ignore[no-untyped-call]
 
     def disarm(self) -> None:
         """Take the hooks away."""
@@ -124,7 +125,10 @@ class Sampler:
         if self.backwards == 0 and self.fresh and held is not None:
             self.numbers["stale"] = held.detach().abs().amax()
         self.backwards += 1
-        self.sentinel_norm = grad.detach().norm()
+
+    def _on_sum(self, param: Tensor) -> None:
+        if param.grad is not None and not param.grad.is_sparse:
+            self.sentinel_norm = param.grad.detach().norm()
 
     # -- around the optimizer's step ----------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class Sampler:
             for p, g in zip(self.live, grads, strict=True)
             if p.ndim >= 2 and p.shape[0] > 1 and not isinstance(self.modules[self.owner[id(p)]], nn.Embedding)
         }
-        if self.backwards == 1 and self.sentinel_norm is not None and self.sentinel.grad is not None:
+        if self.sentinel_norm is not None and self.sentinel.grad is not None:
             self.numbers["shrunk"] = self.sentinel.grad.norm() / self.sentinel_norm.clamp_min(1e-30)
 
     @torch.no_grad()

@@ -94,8 +94,9 @@ class Watch:
         self._losses: Tensor | float = 0.0
         self._pending: list[tuple[int, Tensor | float, float, float | None]] = []
         self._count = 0
-        self._inputs: tuple[object, ...] | None = None
+        self._inputs: list[tuple[object, ...]] = []  # of the forward passes since the last step
         self._targets: list[Tensor] = []
+        self._began_anew = False
         self._pause, self._next, self._exam = 1, first + 1, first + POOLED
         self._value: Tensor | float = 0.0
         self._compare = False
@@ -207,7 +208,11 @@ class Watch:
     # -- hooks --------------------------------------------------------------------------------------
 
     def _keep_inputs(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
-        self._inputs = inputs
+        if module.training or not self._inputs:
+            if self._began_anew:
+                self._inputs.clear()
+                self._began_anew = False
+            self._inputs.append(inputs)
 
     def _before(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         began = time.perf_counter()
@@ -217,12 +222,12 @@ class Watch:
             except NonFiniteError as error:
                 self._stop(error)
                 raise
-        if self.sampler.armed and not self._stepped:
-            self.sampler.before_step()
-        elif self._compare and not self._stepped:
+        if self._compare and not self._stepped:
             self._compare = False
             if self._waiting is not None:
                 self._waiting.numbers["turn"] = round(self.sampler.compare(), 4)
+        if self.sampler.armed and not self._stepped:
+            self.sampler.before_step()
         self.spent += time.perf_counter() - began
 
     def _stop(self, error: NonFiniteError) -> None:
@@ -241,7 +246,7 @@ class Watch:
 
     def _after(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         self._stepped += 1
-        self.sampler.fresh = True
+        self.sampler.fresh = self._began_anew = True
         if self.sampler.armed and self._stepped == 1:
             began = time.perf_counter()
             self.sampler.after_step()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from trivet.doctor.evidence import Evidence, median
+from trivet.doctor.evidence import Evidence, median, tail
 from trivet.doctor.rules.base import found, rule, sure
 from trivet.recipes import Edit, Finding
 
@@ -15,20 +15,25 @@ from trivet.recipes import Edit, Finding
     "TV218",
     "outliers under a squared loss",
     needs="probes number:outlier_mass number:is_mse",
-    explains="TV213 TV205 TV221 TV231 TV214",
+    explains="TV213 TV205 TV203 TV219 TV221 TV223 TV231 TV214 TV215",
 )
 def outliers(e: Evidence) -> Finding | None:
     """A few samples carry most of the squared error: the fit follows them instead of the rest."""
     if median(e.number("is_mse")) != 1:
         return None
-    late = e.probe_step >= 0.3 * e.probe_step[-1]
-    mass, share = e.number("outlier_mass")[late], e.number("outlier_share")[late]
-    seen = np.isfinite(mass)
-    if seen.sum() < 3:
+    share = e.number("outlier_share")
+    loss = tail(e.finite_loss, 0.6)
+    # Most batches hold none of them: what counts is how much of all error the batches with one make up.
+    high = loss > 8 * np.median(loss)
+    typical = float(loss[high].sum() / max(loss.sum(), 1e-300))
+    part = float(np.nanmean(share))
+    seen = np.nanmax(np.where(share > 0, e.number("outlier_mass"), 0.0), initial=0.0)
+    within = np.nanmean(e.number("outlier_mass")) > 0.4  # large batches hold some each
+    missed = not np.nanmax(share) > 0  # no probed batch held one
+    rare = typical > 0.5 and high.sum() >= 3 and high.mean() < 0.5 and (seen > 0.6 or missed)
+    if not (rare or within) or part > 0.08:
         return None
-    typical, part = float(np.mean(mass[seen])), float(np.mean(share[seen]))
-    if not (typical > 0.5 and part < 0.08):
-        return None
+    typical = max(typical, float(np.nanmean(e.number("outlier_mass"))))
     return found(
         "TV218",
         f"{part:.1%} of the samples carry {typical:.0%} of the squared error.",
@@ -79,7 +84,7 @@ def raw_inputs(e: Evidence) -> Finding | None:
     """Features of very different size: one rate is too high for the large ones and too low for the small ones."""
     rms, spread = e.setting.input_rms or 0.0, e.setting.input_spread or 0.0
     normed = bool(e.setting.kinds) and "BatchNorm" in e.setting.kinds[0]
-    if not ((spread > 30 and rms > 5) or rms > 20) or normed or e.gained > 0.6:
+    if not ((spread > 30 and rms > 5) or rms > 20) or normed or e.learned > 0.9:
         return None
     return found(
         "TV220",

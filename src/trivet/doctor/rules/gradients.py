@@ -24,16 +24,16 @@ def _matrices(e: Evidence) -> np.ndarray:
     return np.flatnonzero(grad & np.array(["Norm" not in kind for kind in e.setting.kinds], dtype=bool))
 
 
-@rule("TV206", "vanishing gradients", needs="probes grad", explains="TV203 TV205 TV209 TV210 TV221 TV231")
+@rule("TV206", "vanishing gradients", needs="probes grad", explains="TV203 TV205 TV209 TV221 TV231")
 def vanishing(e: Evidence) -> Finding | None:
     """Gradients shrink from layer to layer on their way back, and the first layers do not learn."""
     layers = _matrices(e)
-    if layers.size < 4 or e.gained > 0.35:
+    if layers.size < 4 or (e.learned > 0.35 and not e.delay > 0.2):
         return None
     relative = _middle(e.layer("grad"))[layers] / np.maximum(_middle(e.layer("weight"))[layers], 1e-30)
     first, last = relative[: max(1, layers.size // 3)], relative[-max(1, layers.size // 3) :]
     ratio = median(first) / max(median(last), 1e-30)
-    if not (ratio < 1e-2 and median(last) > 0 and e.early_update < 0.3):
+    if not (ratio < 1e-2 and median(last) > 0 and e.early_update < 0.05):
         return None
     squashed = [kind for kind in e.setting.kinds if kind in SIGMOIDS]
     cure = (
@@ -54,12 +54,15 @@ def vanishing(e: Evidence) -> Finding | None:
 
 
 @rule(
-    "TV207", "exploding activations or gradients", needs="probes grad", explains="TV202 TV204 TV208 TV211 TV213 TV212"
+    "TV207",
+    "exploding activations or gradients",
+    needs="probes grad",
+    explains="TV202 TV204 TV208 TV211 TV213 TV212 TV214 TV215 TV221",
 )
 def exploding(e: Evidence) -> Finding | None:
     """Every layer multiplies what it gets, so that outputs or gradients grow by orders of magnitude with depth."""
     layers = _matrices(e)
-    if layers.size < 4 or (e.gained > 0.5 and e.reason != "diverged"):
+    if layers.size < 4 or (e.learned > 0.5 and e.reason != "diverged"):
         return None
     rms = e.layer("rms")[0, layers] if e.probe_step.size else np.array([])
     seen = np.flatnonzero(np.isfinite(rms) & (rms > 0))
@@ -83,7 +86,7 @@ def exploding(e: Evidence) -> Finding | None:
     )
 
 
-@rule("TV208", "dead units", needs="probes dead", explains="TV203 TV205 TV206 TV210 TV221 TV231")
+@rule("TV208", "dead units", needs="probes dead", explains="TV203 TV205 TV206 TV221 TV231")
 def dead_units(e: Evidence) -> Finding | None:
     """Most units of a layer give zero for every input, so no gradient reaches them: they are lost for good."""
     dead = e.layer("dead")
@@ -118,12 +121,12 @@ def dead_units(e: Evidence) -> Finding | None:
 def saturated(e: Evidence) -> Finding | None:
     """A sigmoid or tanh sits at its flat ends for most inputs: its slope, and with it the gradient, is zero there."""
     share = _middle(e.layer("saturated"))
-    if not np.isfinite(share).any() or e.gained > 0.6:
+    if not np.isfinite(share).any():
         return None
     worst = int(np.nanargmax(share))
-    if share[worst] < 0.5:
-        return None
     first = float(np.nan_to_num(e.layer("saturated")[0, worst]))
+    if not ((share[worst] > 0.5 and e.learned < 0.6) or (min(first, share[worst]) > 0.75 and e.learned < 0.9)):
+        return None
     raw = (e.setting.input_rms or 0.0) > 5
     fix = (
         "standardise the inputs: (x - mean) / std, from the training split"
@@ -142,7 +145,7 @@ def saturated(e: Evidence) -> Finding | None:
     )
 
 
-@rule("TV210", "a saddle or a flat region", needs="probes grad", explains="TV203 TV205 TV221 TV231")
+@rule("TV210", "a saddle or a flat region", needs="probes grad", explains="TV203 TV205 TV206 TV208 TV221 TV231")
 def flat(e: Evidence) -> Finding | None:
     """The outputs hardly depend on the inputs and every gradient is tiny: all directions are level."""
     if e.gained > 0.15 or e.setting.symmetric:
@@ -153,23 +156,26 @@ def flat(e: Evidence) -> Finding | None:
         return None
     inside = std[:, last]
     early = inside[: max(2, len(inside) // 2)]
-    least = float(np.nanmin(_middle(early)))
+    middle = _middle(early)
+    least = float(np.nanmin(middle) / np.nanmax(middle))
     size = _middle(e.layer("weight")[:, last])
     relative = _middle(e.layer("grad"))[last] / np.maximum(size, 1e-30)
-    if not (least < 1e-2 and median(relative) < 0.1 and e.early_update < 0.05):
+    where = last[int(np.nanargmin(middle))]
+    # A layer whose outputs are large and constant is dead or saturated, not flat.
+    small = median(rms[:, where]) < 0.03 * np.nanmax(_middle(rms[:, last]))
+    if not (small and least < 1e-3 and median(relative) < 0.1 and e.early_update < 0.05):
         return None
-    where = last[int(np.nanargmin(_middle(early)))]
     return found(
         "TV210",
         "The outputs hardly depend on the inputs, so every direction is flat.",
         evidence={
-            "smallest spread of a layer's outputs": least,
+            "spread of its outputs, over the widest layer's": least,
             "its size": median(rms[:, where]),
             "learned": e.gained,
         },
         fix="trivet.initialize(model, batch): unit variance in every layer; momentum or AdamW to leave the flat place",
         refuted_by="the spread grows by itself within the next steps (residual branches that start at zero)",
-        confidence=sure(1e-2, max(least, 1e-12), at=0.7),
+        confidence=sure(1e-3, max(least, 1e-12), at=0.7),
         step=float(e.probe_step[0]),
         layer=e.setting.layers[where],
     )
@@ -193,7 +199,10 @@ def bad_start(e: Evidence) -> Finding | None:
         )
     if e.setting.prior is None or not e.prior > 0 or e.start < 4 * e.prior or e.setting.classes is None:
         return None
-    if e.gained > 0.4:
+    # Where one class dominates, a fresh model cannot know: it starts at the loss of an even guess.
+    if e.start < 4 * max(e.prior, math.log(e.setting.classes)):
+        return None
+    if e.learned > 0.75 or (e.learned > 0.4 and e.start < 8 * e.prior and not e.delay > 0.15):
         return None
     raw = (e.setting.input_spread or 0) > 50 or (e.setting.input_rms or 0) > 10
     if raw:

@@ -146,24 +146,26 @@ def evaluation_mode(e: Evidence) -> Finding | None:
 def sorted_data(e: Evidence) -> Finding | None:
     """Batches hold far fewer classes than the data: the model learns the newest class and forgets the last one."""
     batch = e.number("label_entropy")
-    shares = np.array(e.setting.class_shares)
-    seen: dict[str, float] = {
-        name: float(np.nansum(column)) for name, column in e.numbers.items() if name.startswith("seen.")
-    }
-    counts = np.array(list(seen.values()))
-    whole = _entropy(counts) if counts.size > 1 else _entropy(shares)
-    samples = counts.sum() / max(1, np.isfinite(batch).sum())
-    if not whole > 0.1 or samples < 8 or np.isfinite(batch).sum() < 4:
+    columns = [np.nan_to_num(column) for name, column in e.numbers.items() if name.startswith("seen.")]
+    if len(columns) < 2:
         return None
-    # A batch of n samples shows about (C - 1) / 2n less entropy than it is drawn from.
-    expected = max(whole - (counts.size - 1) / (2 * samples), 0.3 * whole)
-    share = median(batch) / expected
-    if share > 0.35:
+    counts = np.stack(columns, axis=1)[np.isfinite(batch)]  # (probes, classes)
+    if len(counts) < 4 or counts.sum() < 8 * len(counts):
+        return None
+    whole = _entropy(counts.sum(axis=0))
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / counts.sum()
+    # Pearson's statistic of each batch against all of them: about C - 1 where batches are drawn at random.
+    apart = np.nansum((counts - expected) ** 2 / np.maximum(expected, 1e-9), axis=1) / (counts.shape[1] - 1)
+    if not (whole > 0.2 and np.median(apart) > 3):
         return None
     return found(
         "TV228",
-        "Each batch holds (nearly) one class: the data is sorted and not shuffled.",
-        evidence={"label entropy in a batch": median(batch), "over all batches": whole},
+        "Batches differ in their classes far more than by chance: the data is sorted and not shuffled.",
+        evidence={
+            "difference of batches (1 is chance)": float(np.median(apart)),
+            "label entropy in a batch": median(batch),
+            "over all batches": whole,
+        },
         fix="shuffle the training data: DataLoader(..., shuffle=True)",
         refuted_by="batches of one class are meant (some metric-learning samplers)",
         confidence=0.97,
@@ -174,7 +176,8 @@ def sorted_data(e: Evidence) -> Finding | None:
 @rule("TV229", "climbing instead of descending", needs="loss", explains=EVERYTHING, certain=True)
 def climbing(e: Evidence) -> Finding | None:
     """The loss is maximised: its sign, or the optimizer's, is turned round."""
-    descent = median(e.number("descent"))
+    # The first step of any optimizer goes with its own gradient; later ones carry momentum.
+    descent = float(e.number("descent")[0]) if e.probe_step.size else math.nan
     turned = e.setting.maximize or descent < -0.05
     loss = e.finite_loss
     if loss.size < 8:
@@ -183,7 +186,7 @@ def climbing(e: Evidence) -> Finding | None:
     rises = e.smooth[-1] > e.start + 0.05 * e.unit and (falls > 0).mean() > 0.9 and loss.size > 20
     negative = e.setting.prior is not None and e.setting.prior > 0 and e.final < -0.05 * e.prior
     # A step that is much too long also raises the loss, but not evenly: neighbours then lie on both sides.
-    if not ((turned and e.final > e.start) or negative or (rises and _steady(e))):
+    if not ((turned and e.final > e.start + 0.05 * e.unit) or negative or (rises and _steady(e))):
         return None
     return found(
         "TV229",
