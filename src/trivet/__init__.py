@@ -26,6 +26,7 @@ _HOMES = {
     "export": "workflow",
     "find_lr": "tuning",
     "fit": "workflow",
+    "initialize": "training",
     "profile": "facts",
     "read_task": "tasks",
     "recommend": "advice",
@@ -51,6 +52,7 @@ __all__ = [
     "export",
     "find_lr",
     "fit",
+    "initialize",
     "profile",
     "read_task",
     "recommend",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from trivet.recipes import Advice, Edit, Finding, Recipe
     from trivet.record import Run
     from trivet.tasks import Task, read_task
+    from trivet.training import initialize
     from trivet.tuning import Curvature, LRRange, Study, compare, curvature, find_lr
     from trivet.workflow import export, fit
 

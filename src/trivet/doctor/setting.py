@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from trivet.doctor.signals import CLASSES, Sampler, _labels
 from trivet.record import Setting
+from trivet.training import best_constant
 
 ADAPTIVE = ("Adam", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta")
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -94,37 +95,11 @@ def of_targets(output: Tensor, targets: Sequence[Tensor], criterion: nn.Module |
     elif named == "mse" and pooled.is_floating_point():
         prior = float(pooled.float().var(dim=0, correction=0).mean())
     if prior is None and criterion is not None:
-        prior = _best_constant(output, pooled[:512], criterion)
+        known = best_constant(criterion, output, pooled[:512])
+        prior = None if known is None else known[1]
     if prior is not None and math.isfinite(prior):
         said["prior"] = prior
     return said
-
-
-def _best_constant(output: Tensor, pooled: Tensor, criterion: nn.Module) -> float | None:
-    """Return the least loss that one and the same output for every sample can have; None where the loss refuses."""
-    shape = [1, *(n if axis == 0 else 1 for axis, n in enumerate(output.shape[1:]))]
-    if any(p.requires_grad for p in criterion.parameters()):
-        return None
-    start = torch.zeros(shape, device=output.device)
-    if pooled.is_floating_point() and pooled.numel() == pooled.shape[0]:
-        start += pooled.float().median()
-    constant = start.requires_grad_()
-    search = torch.optim.LBFGS([constant], max_iter=40, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        search.zero_grad()
-        loss: Tensor = criterion(constant.expand(pooled.shape[0], *output.shape[1:]), pooled)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    try:
-        with torch.enable_grad():
-            first = float(closure().detach())
-            search.step(closure)  # type: ignore[no-untyped-call]
-            best = float(closure().detach())
-    except Exception:  # a loss of somebody else may refuse a constant in any way it likes; then there is no prior
-        return None
-    return min(first, best) if math.isfinite(best) else first
 
 
 @torch.no_grad()

@@ -88,6 +88,8 @@ def _summary(recipe: Recipe) -> list[str]:
     )
     if recipe.clip:
         said += " Gradients are clipped by " + " and ".join(f"{k} {v:g}" for k, v in recipe.clip.items()) + "."
+    if recipe.initialize == "data":
+        said += " Weights are drawn anew, with unit variance in every layer on training data."
     return [
         *textwrap.wrap(said, WIDTH),
         f"rate over the run  {parse_schedule(recipe.schedule).sparkline(40)}",

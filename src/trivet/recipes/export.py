@@ -114,7 +114,7 @@ def main(seed: int) -> None:
     model = make_model()
     torch.manual_seed(seed)  # dropout starts from the seed, however many numbers the weights took
     loss_function, optimizer = make_loss(), make_optimizer(model)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(min(step / steps, 1.0)))
+{initialize}    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(min(step / steps, 1.0)))
     best, best_weights = (-math.inf, -math.inf), copy.deepcopy(model.state_dict())
     order = torch.empty(0, dtype=torch.int64)
     patience, waited = max(10, math.ceil(0.4 * math.ceil(steps / per_epoch))), 0
@@ -148,6 +148,11 @@ if __name__ == "__main__":
 '''
 
 
+INITIALIZE = """    rows = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:512]
+    trivet.initialize(model, tuple(x[rows] for x in inputs), targets[rows], loss=loss_function, seed=seed)
+"""
+
+
 def to_python(recipe: Recipe, task: Exportable | None = None) -> str:
     """Return the script for a recipe; with a task, its model and metric are written out too."""
     imports: list[str] = []
@@ -155,7 +160,10 @@ def to_python(recipe: Recipe, task: Exportable | None = None) -> str:
         "norm": "        nn.utils.clip_grad_norm_(model.parameters(), {})\n",
         "value": "        nn.utils.clip_grad_value_(model.parameters(), {})\n",
     }
+    if recipe.initialize == "data":
+        imports.append("import trivet")
     return TEMPLATE.format(
+        initialize=INITIALIZE if recipe.initialize == "data" else "",
         recipe=recipe.to_toml().strip(),
         batch=recipe.batch_size,
         epochs=recipe.epochs,

@@ -85,6 +85,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     groups : `no_decay` (which families of parameters have no weight decay: "bias", "norm", "embedding")
         and `layer_decay` (factor of the rate from each layer to the one below it).
     precision : "float32" or "bfloat16" (autocast).  accumulate : batches per optimizer step.
+    initialize : "model" (the weights it is made with), or "data": drawn anew, with unit variance in every layer on a
+        training batch and the output at the best constant (`trivet.initialize`).
 
     Raises `RecipeError` for unknown names (the nearest is offered), unknown parameters, and impossible values.
 
@@ -104,6 +106,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     groups: dict[str, float | list[str]] = {}
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulate: int = 1
+    initialize: Literal["model", "data"] = "model"
     why: tuple[Advice, ...] = ()
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trivet.training.callbacks import Callback, Observer, Recorder
+from trivet.training.initialization import best_constant, initialize
 from trivet.training.loop import Outcome, align, call, evaluate, predict_outputs, train
 from trivet.training.progress import make_progress
 from trivet.training.random_state import RandomState
@@ -15,8 +16,10 @@ __all__ = [
     "RandomState",
     "Recorder",
     "align",
+    "best_constant",
     "call",
     "evaluate",
+    "initialize",
     "make_progress",
     "predict_outputs",
     "rehearse",

@@ -16,6 +16,7 @@ from trivet.errors import DivergedError
 from trivet.record import End, Eval, Event, Note, Resume, Start, Step
 from trivet.training.callbacks import Callback, Observer
 from trivet.training.checkpoints import load_checkpoint, save_checkpoint
+from trivet.training.initialization import initialize
 from trivet.training.interrupt import Interrupt
 from trivet.training.random_state import RandomState
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Input = Tensor | tuple[Tensor, ...]
 # A record holds about this many step events, however long the run: enough for any figure, cheap for any disk.
 RECORDED_STEPS = 2000
+# Rows whose activations a model is initialised on, where the recipe asks for it.
+INITIALIZED_ON = 512
 
 
 @dataclasses.dataclass
@@ -106,6 +109,8 @@ class _Training:
         torch.manual_seed(seed)
         self.model = task.make_model(seed).to(device)
         self.parts: Parts = recipe.build(self.model, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
+        if recipe.initialize == "data":
+            self._initialize()
         self.outer_random = random
 
         self.step = 0
@@ -116,6 +121,13 @@ class _Training:
         self.best_model: dict[str, Tensor] = {}
         self.began = time.perf_counter()
         self.saved = self.began
+
+    def _initialize(self) -> None:
+        """Draw the weights anew on rows of the training split, chosen by the seed."""
+        rows = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(self.seed))
+        inputs, targets = self.task.train.batch(rows[:INITIALIZED_ON])
+        inputs, targets = to_device(inputs, self.device), targets.to(self.device)
+        initialize(self.model, inputs, targets, loss=self.parts.loss, seed=self.seed)
 
     # -- the story --------------------------------------------------------------------------------
 

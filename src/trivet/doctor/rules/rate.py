@@ -20,7 +20,7 @@ def _lower(e: Evidence, factor: float) -> Edit | str:
     "TV202",
     "a rate that is too high",
     needs="loss",
-    explains="TV204 TV205 TV207 TV208 TV209 TV210 TV212 TV213 TV221 TV231",
+    explains="TV204 TV205 TV208 TV209 TV210 TV212 TV213 TV221 TV231",
 )
 def too_high(e: Evidence) -> Finding | None:
     """Steps overshoot: the loss jumps up in the first steps and does not come back, or ends in NaN."""
