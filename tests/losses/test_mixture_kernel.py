@@ -16,7 +16,7 @@ def _formula(z: Tensor, t: Tensor, beta: float, temperature: float) -> Tensor:
     return beta * torch.special.xlogy(q, q / m).sum(1) + (1 - beta) * torch.special.xlogy(p, p / m).sum(1)
 
 
-LAYOUTS = [(5, 7), (300, 130), (4, 6, 9, 11), (1, 1), (2, 40_000)]
+LAYOUTS = [(5, 7), (300, 130), (4, 6, 9, 11), (1, 1), (2, 40_000), (900, 47)]
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)

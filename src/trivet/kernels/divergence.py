@@ -17,6 +17,9 @@ from trivet.kernels import cpu
 
 __all__ = ["fits", "run"]
 
+WIDE_FROM = 48  # classes: below, vectors run along the rows of a tile and not along the classes of a row
+TILE = 256  # rows
+
 BODY = """
 real, integer = {compute}, np.{integer}
 MAGNITUDE = integer(np.iinfo(integer).max)
@@ -101,6 +104,102 @@ def some(z, t, u, g, v, classes, factor, beta, scale, begin, end):
     return total
 
 
+@rule_function
+def bring(tile, top, address, row, count, classes, scale):
+    # Few classes: a tile of rows lies class by class, so that vectors run along the rows.
+    for r in range(count):
+        z = {view}(address + (row + r) * classes * {size}, classes)
+        for k in range(classes):
+            tile[k, r] = scale * {load}(z[k])
+    spread(tile, top, count)
+
+
+@rule_function
+def bring_teacher(tile, top, address, row, count, classes, scale):
+    for r in range(count):
+        z = {tview}(address + (row + r) * classes * {tsize}, classes)
+        for k in range(classes):
+            tile[k, r] = scale * {tload}(z[k])
+    spread(tile, top, count)
+
+
+@rule_function
+def spread(tile, total, count):
+    # The exponentials of a tile, and one over their sum.
+    peak = tile[0].copy()
+    total[:] = real(0.0)
+    for k in range(1, tile.shape[0]):
+        here = tile[k]
+        for r in range(count):
+            peak[r] = here[r] if here[r] > peak[r] else peak[r]
+    for k in range(tile.shape[0]):
+        here = tile[k]
+        for r in range(count):
+            e = xp.exp(here[r] - peak[r])
+            here[r] = e
+            total[r] += e
+    for r in range(count):
+        total[r] = real(1.0) / total[r]
+
+
+@rule_function
+def mix(p, q, by_p, by_q, ours, value, count, beta):
+    rest = real(1.0) - beta
+    ours[:], value[:] = real(0.0), real(0.0)
+    for k in range(p.shape[0]):
+        left_of, right_of = p[k], q[k]
+        for r in range(count):
+            a, b = left_of[r] * by_p[r], right_of[r] * by_q[r]
+            m = beta * b + rest * a
+            inverse = real(1.0) / (m if m > real(0.0) else real(1.0))
+            left = xp.log(a * inverse if a > real(0.0) else real(1.0))
+            right = xp.log(b * inverse if b > real(0.0) else real(1.0))
+            ours[r] += a * left
+            value[r] += beta * (b * right) + rest * (a * left)
+            left_of[r], right_of[r] = a, left
+
+
+@kernel
+def tiles(z, t, u, g, v, classes, factor, beta, scale, begin, end):
+    width = {tile}
+    p, q = np.zeros((classes, width), np.{compute}), np.zeros((classes, width), np.{compute})
+    columns = np.zeros((5, width), np.{compute})
+    by_p, by_q, ours, value, weight = columns[0], columns[1], columns[2], columns[3], columns[4]
+    b, s, total = real(beta), real(scale), 0.0
+    times = real(factor) * (real(1.0) - b) * s
+    for row in range(begin, end, width):
+        count = min(width, end - row)
+        weight[:] = real(1.0)
+        if u != 0:
+            weight[:count] = view_{compute}(u, end)[row:row + count]
+        bring(p, by_p, z, row, count, classes, s)
+        bring_teacher(q, by_q, t, row, count, classes, s)
+        mix(p, q, by_p, by_q, ours, value, count, b)
+        for r in range(count):
+            counts = weight[r] != real(0.0)
+            value[r] = weight[r] * value[r] if counts else real(0.0)
+            total += np.float64(value[r])
+        if v != 0:
+            view_{compute}(v, end)[row:row + count] = value[:count]
+        if g != 0:
+            for k in range(classes):
+                a, left = p[k], q[k]
+                for r in range(count):
+                    d = times * weight[r] * a[r] * (left[r] - ours[r])
+                    a[r] = d if weight[r] != real(0.0) else real(0.0)
+            for r in range(count):
+                out = {view}(g + (row + r) * classes * {size}, classes)
+                for k in range(classes):
+                    out[k] = {store}(p[k, r])
+    return total
+
+
+@threaded
+def every_tile(z, t, u, g, v, classes, factor, beta, scale, parts, bounds):
+    for part in prange(len(parts)):
+        parts[part] = tiles(z, t, u, g, v, classes, factor, beta, scale, bounds[part], bounds[part + 1])
+
+
 @threaded
 def every(z, t, u, g, v, classes, factor, beta, scale, parts, bounds):
     for part in prange(len(parts)):
@@ -142,10 +241,11 @@ def run(
     address = [0 if part is None else part.data_ptr() for part in (logits, teacher, weight, gradient, values)]
     call = (*address, classes, factor, beta, scale)
     workers = cpu.threads(logits.numel())
+    few = classes < WIDE_FROM
     if workers == 1:
-        return float(cpu.call(kernel.some, *call, 0, rows))
+        return float(cpu.call(kernel.tiles if few else kernel.some, *call, 0, rows))
     parts, bounds = np.zeros(workers), np.linspace(0, rows, workers + 1).astype(np.int64)
-    cpu.call(kernel.every, *call, parts, bounds, workers=workers)
+    cpu.call(kernel.every_tile if few else kernel.every, *call, parts, bounds, workers=workers)
     return float(parts.sum())
 
 
@@ -155,7 +255,7 @@ def _kernel(logits: torch.dtype, teacher: torch.dtype):  # type: ignore[no-untyp
     compute = own.compute
     body = BODY.format(
         compute=compute, integer=compute.replace("float", "int"), sign=31 if compute == "float32" else 63,
-        view=own.view, load=own.load, store=own.store, size=logits.itemsize,
+        tile=TILE, view=own.view, load=own.load, store=own.store, size=logits.itemsize,
         tview=other.view, tload=other.load, tsize=teacher.itemsize,
     )  # fmt: skip
     return cpu.module(body, compute)
