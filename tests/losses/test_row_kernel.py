@@ -301,3 +301,28 @@ def test_the_kernel_reads_rows_and_pixels_where_they_lie() -> None:
     assert rows.fits(x.to(memory_format=torch.channels_last))
     assert not rows.fits(x.transpose(2, 3))
     assert not rows.fits(torch.randn(4, 6)[:, ::2])
+
+
+@pytest.mark.parametrize("classes", [48, 63, 64, 65, 127, 128, 130])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_rest_of_a_row_is_computed_as_its_whole_vectors_are(classes: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows = 6
+    logits = torch.randn(rows, classes).to(dtype)
+    logits[1, -2] = -torch.inf
+    logits[2, -1] = 80.0
+    labels = torch.tensor([0, 1, classes - 1, classes - 1, 5, -100])
+    soft, weight = torch.rand(rows, classes).softmax(1), torch.rand(classes)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}[dtype]
+    for target, smoothing, by_class in ((labels, 0.0, None), (labels, 0.1, weight), (soft, 0.0, weight)):
+        ends = []
+        for backend in ("torch", "cpu"):
+            leaf = logits.clone().requires_grad_()
+            value = losses.cross_entropy(
+                leaf, target, weight=by_class, label_smoothing=smoothing, reduction="sum", backend=backend
+            )
+            value.backward()
+            assert leaf.grad is not None
+            ends.append((value.detach().double(), leaf.grad.double()))
+        for reference, ours in zip(*ends, strict=True):
+            torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance)
