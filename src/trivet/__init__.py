@@ -30,6 +30,7 @@ _HOMES = {
     "profile": "facts",
     "read_task": "tasks",
     "recommend": "advice",
+    "search": "tuning",
     "watch": "doctor",
 }
 _PARTS = ("errors", "figures", "losses", "optim", "recipes", "schedules", "tasks")
@@ -56,6 +57,7 @@ __all__ = [
     "profile",
     "read_task",
     "recommend",
+    "search",
     "watch",
 ]
 
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from trivet.tasks import Task, read_task
     from trivet.training import initialize
     from trivet.tuning import Curvature, LRRange, Study, compare, curvature, find_lr
+    from trivet.tuning import Curvature, LRRange, Study, compare, curvature, find_lr, search
     from trivet.workflow import export, fit
 
 

@@ -29,6 +29,7 @@ app.command("trivet.cli.compare:compare", name="compare", help="Compare recipes 
 app.command("trivet.cli.predict:predict", name="predict", help="Predict new rows with a finished run.")
 app.command("trivet.cli.doctor:doctor", name="doctor", help="Say what went wrong in a run, from any tool's log.")
 app.command("trivet.cli.follow:follow", name="follow", help="Draw a run in the terminal while it goes on.")
+app.command("trivet.cli.search:search", name="search", help="Search for a recipe within a budget, and prove it.")
 app.command("trivet.cli.rates:lr_find", name="lr-find", help="Find the learning rate for DATA.")
 app.command("trivet.cli.rates:schedule", name="schedule", help="Show the rate of RECIPE over a run, before it runs.")
 app.command("trivet.cli.runs:app", name="runs", help="List runs; compare or remove them.")

@@ -1,4 +1,4 @@
-"""Tuning: find the rate, compare recipes, and (later) search."""
+"""Tuning: find the rate, compare recipes, search for one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from trivet.tuning.comparison import compare
 from trivet.tuning.hessian import Curvature, curvature
 from trivet.tuning.lr_finder import find_lr
 from trivet.tuning.lr_range import LRRange
+from trivet.tuning.recipe_search import search
+from trivet.tuning.space import OptimizerSpace, Range, Space
 from trivet.tuning.study import Study
 
-__all__ = ["Curvature", "LRRange", "Study", "compare", "curvature", "find_lr"]
+__all__ = [
+    "Curvature",
+    "LRRange",
+    "OptimizerSpace",
+    "Range",
+    "Space",
+    "Study",
+    "compare",
+    "curvature",
+    "find_lr",
+    "search",
+]

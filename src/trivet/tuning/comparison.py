@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from trivet.errors import DivergedError, InputError, RunError
 from trivet.record import Eval, Event
+from trivet.tasks import bootstrap_difference
 from trivet.training import predict_outputs, train
 from trivet.tuning.study import Contender, Study, Trial
 
 if TYPE_CHECKING:
     from trivet.recipes import Recipe
-    from trivet.tasks import Task
+    from trivet.tasks import Split, Task
 
-__all__ = ["compare"]
+__all__ = ["compare", "row_interval"]
 
 SCHEMA = 1
 FILE = "study.jsonl"
@@ -32,6 +35,8 @@ def compare(
     seeds: int = 5,
     seed: int = 0,
     split: str = "val",
+    also_test: bool = False,
+    keep_outputs: bool = False,
     out: str | Path | None = None,
     device: str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -46,6 +51,8 @@ def compare(
     ---------
     recipes : recipes, or recipes by name; the first is what the others are compared with.
     seeds : how many; the seeds are `seed`, `seed + 1`, ...
+    also_test : judge each run on the test split as well, for a last word on a choice made on validation data.
+    keep_outputs : keep each run's outputs on the split in `out`, for `row_interval`.
     out : directory for `study.jsonl`, one line per finished run; called again with the same arguments, `compare` goes
         on where that file ends.
     say : called with one line after each run.
@@ -86,7 +93,9 @@ def compare(
         for contender in contenders:
             if (contender.name, number) in finished:
                 continue
-            trial = _run(task, contender, number, split, device)
+            trial, model = _run(task, contender, number, split, also_test, device)
+            if keep_outputs and out is not None and model is not None:
+                _keep(Path(out), trial, predict_outputs(model, _split(task, split), device=device)[0])
             done.append(trial)
             if log is not None:
                 log.append(trial)
@@ -107,27 +116,66 @@ class _Curve:
             self.points.append((event.step, event.metric))
 
 
-def _run(task: Task, contender: Contender, seed: int, split: str, device: str) -> Trial:
+def _run(
+    task: Task, contender: Contender, seed: int, split: str, also_test: bool, device: str
+) -> tuple[Trial, nn.Module | None]:
     curve = _Curve()
     try:
         outcome = train(task, contender.recipe, seed=seed, callbacks=[curve], device=device)
     except DivergedError:
-        return Trial(contender=contender.name, seed=seed, metric=None, curve=tuple(curve.points))
+        return Trial(contender=contender.name, seed=seed, metric=None, curve=tuple(curve.points)), None
     if outcome.reason == "interrupted":
         raise KeyboardInterrupt
-    metric = outcome.metric
-    if split == "test":
-        metric = task.metric(*predict_outputs(outcome.model, task.test, device=device))
+    test = (
+        task.metric(*predict_outputs(outcome.model, task.test, device=device)) if also_test or split == "test" else None
+    )
+    metric = test if split == "test" and test is not None else outcome.metric
     few = task.train.subset(torch.arange(min(len(task.train), len(task.val))))
-    return Trial(
+    trial = Trial(
         contender=contender.name,
         seed=seed,
         metric=metric if math.isfinite(metric) else None,
+        test_metric=test,
         train_metric=task.metric(*predict_outputs(outcome.model, few, device=device)),
         curve=tuple(curve.points),
         steps=outcome.step,
         seconds_per_step=outcome.seconds / max(1, outcome.step),
     )
+    return trial, outcome.model
+
+
+def row_interval(task: Task, study: Study, first: str, second: str, out: str | Path) -> tuple[float, float] | None:
+    """Return the 95 % interval, over which rows the split happens to have, of how far `second` is ahead of `first`.
+
+    Seeds say how much of a difference is luck of the run; rows say how much is luck of the draw. The paired bootstrap
+    is made for each seed, and the intervals are averaged: the seeds share the rows, so more seeds do not narrow it.
+    `None` where outputs were not kept (`compare(..., keep_outputs=True)`).
+    """
+    spans = []
+    targets = _split(task, study.split).targets
+    for seed in sorted({t.seed for t in study.of(first)} & {t.seed for t in study.of(second)}):
+        ours, theirs = (_kept(Path(out), name, seed) for name in (first, second))
+        if ours is None or theirs is None:
+            return None
+        spans.append(bootstrap_difference(task.metric, theirs, ours, targets, seed=seed))
+    if not spans:
+        return None
+    return sum(low for low, _ in spans) / len(spans), sum(high for _, high in spans) / len(spans)
+
+
+def _split(task: Task, name: str) -> Split:
+    return task.val if name == "val" else task.test
+
+
+def _keep(out: Path, trial: Trial, outputs: Tensor) -> None:
+    folder = out / "outputs"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{trial.contender}-{trial.seed}.npy", outputs.float().numpy())
+
+
+def _kept(out: Path, name: str, seed: int) -> Tensor | None:
+    path = out / "outputs" / f"{name}-{seed}.npy"
+    return torch.from_numpy(np.load(path, allow_pickle=False)) if path.exists() else None
 
 
 def state_bytes_per_parameter(task: Task, recipe: Recipe) -> float:

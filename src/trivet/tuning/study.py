@@ -21,7 +21,7 @@ from trivet.recipes import Recipe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Contender", "Difference", "Study", "Trial", "difference", "interval_of_mean"]
+__all__ = ["Attempt", "Contender", "Difference", "Study", "Trial", "difference", "interval_of_mean"]
 
 TIE = 0.5  # of a seed standard deviation
 Verdict = Literal["better", "worse", "tie", "undecided"]
@@ -30,16 +30,30 @@ Verdict = Literal["better", "worse", "tie", "undecided"]
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One run of one contender; `metric` and `train_metric` are None where it diverged.
 
-    `curve` holds (optimizer step, validation metric) of each evaluation.
+    `curve` holds (optimizer step, validation metric) of each evaluation; `test_metric` is there where it was asked for.
     """
 
     contender: str
     seed: int
     metric: float | None
     train_metric: float | None = None
+    test_metric: float | None = None
     curve: tuple[tuple[int, float], ...] = ()
     steps: int = 0
     seconds_per_step: float = 0.0
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial of a search: its parameters, the metric of each of its short runs, and how it ended.
+
+    `state` is "finished", "cut" (its first short run was not among the better ones), "diverged" or "running".
+    """
+
+    number: int
+    parameters: dict[str, str | float]
+    origin: str
+    state: str
+    scores: tuple[float, ...] = ()
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +100,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
-    """Contenders and their trials on one task; `split` is where the metric was taken ("val" or "test")."""
+    """Contenders and their trials on one task; `split` is where the metric was taken ("val" or "test").
+
+    A search also leaves its `attempts`, the `choice` between its finalists, and `notes` that a person should read.
+    """
 
     task: str
     metric: str
@@ -94,6 +111,9 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     contenders: tuple[Contender, ...]
     trials: tuple[Trial, ...]
+    attempts: tuple[Attempt, ...] = ()
+    choice: str = ""
+    notes: tuple[str, ...] = ()
 
     def of(self, name: str) -> tuple[Trial, ...]:
         """Return one contender's trials, by seed."""
@@ -139,13 +159,20 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         return median if math.isfinite(median) else None
 
     def best(self) -> str:
-        """Return the contender to use: the best mean, or the simplest of those that tie with it."""
+        """Return the contender to use: a search's choice, else the best mean or the simplest of those that tie."""
+        if self.choice:
+            return self.choice
         names = [contender.name for contender in self.contenders]
         sign = 1 if self.higher_is_better else -1
         top = max(names, key=lambda name: sign * statistics.fmean(self.scores(name)))
         ties = [d.simpler for name in names if name != top and (d := self.difference(top, name)).verdict == "tie"]
         size = {c.name: (c.settings(), c.state_bytes_per_parameter) for c in self.contenders}
         return min([top, *ties], key=size.__getitem__)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe of the contender to use."""
+        name = self.best()
+        return next(contender.recipe for contender in self.contenders if contender.name == name)
 
     def __str__(self) -> str:
         from trivet.tuning.table import study_table

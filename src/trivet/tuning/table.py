@@ -32,7 +32,17 @@ def study_table(study: Study) -> str:
     lines += ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += ["", f"The target is {study.target():.4g}, which half of every contender's runs reach."]
     lines += [str(found) for found in study.differences()]
+    lines += _search(study)
     return "\n".join(lines)
+
+
+def _search(study: Study) -> list[str]:
+    """What a search did before its final, and how it ended."""
+    if not study.attempts:
+        return []
+    states = [attempt.state for attempt in study.attempts]
+    said = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return ["", f"{len(states)} trials in short runs: {said}.", *(f"- {note}" for note in study.notes)]
 
 
 def _row(study: Study, contender: Contender) -> tuple[str, ...]:
