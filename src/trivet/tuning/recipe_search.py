@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-import trivet
 from trivet.advice import recommend
 from trivet.advice.recommend.rate import rate_prior
 from trivet.errors import DivergedError, InputError
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["search"]
 
+SCHEMA = 1
 SHARES = (1 / 9, 1 / 3)  # of a whole run, per rung
 QUASI_RANDOM = 12  # points before TPE takes over
 FINALISTS, FINAL_SEEDS, FEWEST_SEEDS, MOST_SEEDS = 2, 3, 2, 5
@@ -108,7 +108,7 @@ def search(
     plan = _plan(task, recipe, budget, began, device, say)
     count = trials if trials is not None else None if budget is not None else 24
     asked: dict[str, object] = {
-        "version": trivet.__version__,
+        "schema": SCHEMA,
         "task": task.name,
         "rows": [len(task.train), len(task.val), len(task.test)],
         "metric": task.metric.name,

@@ -160,7 +160,7 @@ def _same_search(path: Path, asked: dict[str, object]) -> None:
         part.replace(path)
     elif path.read_bytes() != head:
         raise RunError(
-            f"{path.parent} holds another search (other data, metric, space, length, seed or version of trivet); "
+            f"{path.parent} holds another search (other data, metric, space or seed, or of another version); "
             "give another --out, or delete it"
         )
 
