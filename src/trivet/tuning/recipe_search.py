@@ -30,7 +30,7 @@ from trivet.facts import profile
 from trivet.recipes import Edit, Recipe
 from trivet.training import train
 from trivet.tuning.comparison import compare, row_interval
-from trivet.tuning.space import Parameters, Space, default_space, read_space
+from trivet.tuning.space import Parameters, Space, default_space, plain_loss, read_space
 from trivet.tuning.study import Attempt, Study
 from trivet.tuning.trials import Trials
 
@@ -161,10 +161,8 @@ def _timed(task: Task, recipe: Recipe, device: str) -> float:
 
 def _first_points(task: Task, recipe: Recipe, space: Space, seed: int) -> list[tuple[str, Parameters]]:
     """The recommended recipe, the plain loss, every other optimizer at its usual rate, then quasi-random points."""
-    from trivet.advice.recommend import PLAIN_LOSS
-
     known: list[tuple[str, Recipe]] = [("recommended", recipe)]
-    known.append(("plain loss", recipe.apply(Edit("loss", {"name": PLAIN_LOSS[task.kind]}))))
+    known.append(("plain loss", recipe.apply(Edit("loss", plain_loss(task)))))
     for optimizer in space.optimizers:
         if optimizer.name != recipe.optimizer["name"]:
             lr = min(max(rate_prior(optimizer.name).pick, optimizer.lr.low), optimizer.lr.high)

@@ -22,6 +22,7 @@ from trivet.facts import Profile
 from trivet.recipes import Edit, Recipe
 from trivet.recipes.recipe import Part, format_value
 from trivet.schedules import parse as parse_schedule
+from trivet.tasks.kinds import KINDS
 
 if TYPE_CHECKING:
     from trivet.tasks import Task
@@ -220,10 +221,8 @@ def default_space(task: Task, recipe: Recipe, facts: Profile) -> Space:
     The optimizers are the recommended one, AdamW, SGD with Nesterov momentum, NAdam and Lion, and RMSprop for
     recurrent networks, each with its own range of rates.
     """
-    from trivet.advice.recommend import PLAIN_LOSS
-
     losses: list[Part] = []
-    for loss in (recipe.loss, Part(name=PLAIN_LOSS[task.kind]), *OTHER_LOSSES.get(task.kind, ())):
+    for loss in (recipe.loss, plain_loss(task), *OTHER_LOSSES.get(task.kind, ())):
         if loss not in losses:
             losses.append(loss)
     parts: dict[str, Part] = {str(recipe.optimizer["name"]): recipe.optimizer}
@@ -246,6 +245,11 @@ def default_space(task: Task, recipe: Recipe, facts: Profile) -> Space:
             )
         )
     return Space(base=recipe, losses=tuple(losses), optimizers=tuple(optimizers), schedules=_schedules(recipe))
+
+
+def plain_loss(task: Task) -> Part:
+    """Return the loss where every choice begins for the task's kind."""
+    return dict(KINDS[task.kind].plain_loss(task.outputs))
 
 
 def read_space(path: str | Path, base: Recipe) -> Space:
