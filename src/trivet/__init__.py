@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from trivet.record import Run
     from trivet.tasks import Task, read_task
     from trivet.training import initialize
-    from trivet.tuning import Curvature, LRRange, Study, compare, curvature, find_lr
     from trivet.tuning import Curvature, LRRange, Study, compare, curvature, find_lr, search
     from trivet.workflow import export, fit
 
