@@ -33,9 +33,9 @@ summing = njit(fastmath={{"contract", "nsz", "arcp", "reassoc"}}, error_model="n
 
 @summing
 def squares(values, size):
-    total = values[0] * values[0]
-    for i in range(1, size):
-        total += values[i] * values[i]
+    total = 0.0
+    for i in range(size):
+        total += float64(values[i]) * float64(values[i])
     return total
 
 

@@ -29,6 +29,7 @@ from trivet.optim import storage
 from trivet.optim.checkpoints import fitted, restore_types, translated
 from trivet.optim.guard import Guarded
 from trivet.optim.hyperparameters import check_common, one_of
+from trivet.optim.measuring import Measured, Norms
 
 __all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step", "filled"]
 
@@ -80,7 +81,7 @@ class _Batches:
     others: list[Tensor]
 
 
-class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
+class ElementwiseOptimizer(Guarded, Measured, torch.optim.Optimizer, abc.ABC):
     """An optimizer whose update of one element depends on that element's own gradient and states alone.
 
     A subclass gives `rule`, `states` and `numbers`; `counts_steps` says whether torch's optimizer of that name keeps
@@ -108,6 +109,7 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         self._new: set[Tensor] = set()  # parameters whose state was made in this step
         self._seen = False  # whether anyone else may hold a state's tensor
         self._unguarded()
+        self._unmeasured()
         super().__init__(params, defaults | {"state_format": state_format, "rounding": rounding})
 
     @abc.abstractmethod
@@ -193,6 +195,7 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         self._seen = False
         if "_guard" not in self.__dict__:  # not so where a state is loaded into an optimizer that has its guard
             self._unguarded()
+        self._unmeasured()
         super().__setstate__(state)
         self._cached, self._new = {}, set()  # addresses are of this process and of these tensors
         self.__dict__.setdefault("backend", "auto")
@@ -215,8 +218,11 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
                 loss = closure()
         with torch.no_grad():
             if self._admits():
+                if self._armed:
+                    self._found = {}
                 for index, group in enumerate(self.param_groups):
                     self._step_group(index, group)
+                self._armed = False
         return loss
 
     # A compiled graph is broken here: Dynamo cannot follow a kernel, which is no slower than what Inductor makes.
@@ -245,8 +251,9 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
             return
         for table in batches.tables:
             self._run_table(group, table, [p.grad for p in table.params])  # type: ignore[misc]
-        for param in batches.others:
-            self._run_reference(group, param)
+        with self._measuring(batches.others):
+            for param in batches.others:
+                self._run_reference(group, param)
 
     def _recognises(
         self, batches: _Batches | None, group: Mapping[str, Any], params: list[Tensor], grads: Sequence[Tensor | None]
@@ -415,12 +422,30 @@ class ElementwiseOptimizer(Guarded, torch.optim.Optimizer, abc.ABC):
         if table.places is not None:
             assert isinstance(table.kernel, multi_tensor_stored.Table)
             table.kernel.keys = storage.random_keys(group["rounded_steps"], table.places)
-        if self._status is None:
+        if self._armed:
+            self._run_measured(table, grads, scalars, recognised=recognised)
+        elif self._status is None:
             table.kernel.run(grads, scalars, recognised=recognised)
         else:
-            assert isinstance(table.kernel, multi_tensor_gpu.Table)
-            self._counted += table.columns.get("step", [])
-            table.kernel.run(grads, scalars, status=self._status)
+            self._run_there(table, grads, scalars)
+
+    def _run_there(self, table: _Table, grads: Sequence[Tensor], scalars: NDArray[np.float64]) -> None:
+        """Let a GPU decide by itself whether the step is made."""
+        assert isinstance(table.kernel, multi_tensor_gpu.Table)
+        self._counted += table.columns.get("step", [])
+        table.kernel.run(grads, scalars, status=self._status)
+
+    def _run_measured(
+        self, table: _Table, grads: Sequence[Tensor], scalars: NDArray[np.float64], *, recognised: bool
+    ) -> None:
+        """Run a table and note the norms that `measured` returns, on the CPU in the same pass."""
+        if isinstance(table.kernel, multi_tensor_gpu.Table):
+            with self._measuring(table.params):
+                table.kernel.run(grads, scalars, status=self._status)
+            self._counted += [] if self._status is None else table.columns.get("step", [])
+            return
+        norms = multi_tensor_stored.measure(table.kernel, grads, scalars, recognised=recognised)
+        self._found.update(zip(table.params, (Norms(*row) for row in norms.tolist()), strict=True))
 
     def _uncounted(self, params: Sequence[Tensor]) -> Step:
         """Return 1 for each parameter's first update and 2 for later ones."""

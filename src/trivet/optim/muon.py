@@ -145,8 +145,9 @@ class Muon(AdamW):
             super()._step_group(index, group)
             return
         lr = float(group["lr"])
-        for param in group["params"]:
-            if param.grad is not None:
+        params = [param for param in group["params"] if param.grad is not None]
+        with self._measuring(params):
+            for param in params:
                 step = self._direction(group, param)
                 rows, columns = step.shape
                 original = group["adjust_lr_fn"] == "original"

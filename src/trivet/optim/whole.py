@@ -13,11 +13,12 @@ from trivet.errors import InputError
 from trivet.optim.base import Params
 from trivet.optim.checkpoints import fitted, restore_types
 from trivet.optim.hyperparameters import check_common
+from trivet.optim.measuring import Measured
 
 __all__ = ["WholeTensorOptimizer"]
 
 
-class WholeTensorOptimizer(torch.optim.Optimizer, abc.ABC):
+class WholeTensorOptimizer(Measured, torch.optim.Optimizer, abc.ABC):
     """An optimizer whose update needs a parameter's tensor as a whole; a subclass gives `update`.
 
     The arithmetic is in float32 or wider. Norms are `torch.linalg` calls, so that FSDP2's parameters give the norm of
@@ -25,7 +26,12 @@ class WholeTensorOptimizer(torch.optim.Optimizer, abc.ABC):
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        self._unmeasured()
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._unmeasured()
+        super().__setstate__(state)
 
     @abc.abstractmethod
     def update(self, group: Mapping[str, Any], param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
@@ -64,10 +70,14 @@ class WholeTensorOptimizer(torch.optim.Optimizer, abc.ABC):
                 loss = closure()
         with torch.no_grad():
             self.before()
+            if self._armed:
+                self._found = {}
             for group in self.param_groups:
-                for param in group["params"]:
-                    if param.grad is not None:
+                params = [param for param in group["params"] if param.grad is not None]
+                with self._measuring(params):
+                    for param in params:
                         self.update(group, param, self._gradient(group, param), self.state[param])
+            self._armed = False
         return loss
 
     def _gradient(self, group: Mapping[str, Any], param: Tensor) -> Tensor:
