@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trivet.optim.base import ElementwiseOptimizer
 from trivet.optim.groups import param_groups
 
 __all__ = ["MemoryPlan", "memory_plan"]
@@ -69,6 +70,8 @@ def memory_plan(
             twins[parameter] = nn.Parameter(torch.empty_like(parameter, device="meta"))
             twins[parameter].grad = torch.empty_like(parameter, device="meta")
     made = _on_meta(model, optimizer, twins, options)
+    if isinstance(made, ElementwiseOptimizer):
+        made.backend = "torch"  # no kernel could take what has no memory; nothing to warn of
     made.step()
     states: dict[str, int] = {}
     for state in made.state.values():
