@@ -27,6 +27,7 @@ _HOMES = {
     "find_lr": "tuning",
     "fit": "workflow",
     "initialize": "training",
+    "lint": "advice",
     "profile": "facts",
     "read_task": "tasks",
     "recommend": "advice",
@@ -54,6 +55,7 @@ __all__ = [
     "find_lr",
     "fit",
     "initialize",
+    "lint",
     "profile",
     "read_task",
     "recommend",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from trivet.advice.lint import lint
     from trivet.advice.recommend import recommend
     from trivet.doctor import Watch, diagnose, watch
     from trivet.facts.profile import Profile, profile

@@ -26,6 +26,7 @@ for _name, (_function, _help) in _COMMANDS.items():
     app.command(f"trivet.cli.commands:{_function}", name=_name, help=_help)
 
 app.command("trivet.cli.compare:compare", name="compare", help="Compare recipes or optimizers over paired seeds.")
+app.command("trivet.cli.lint:lint", name="lint", help="Say what is wrong with RECIPE on DATA before it runs.")
 app.command("trivet.cli.predict:predict", name="predict", help="Predict new rows with a finished run.")
 app.command("trivet.cli.doctor:doctor", name="doctor", help="Say what went wrong in a run, from any tool's log.")
 app.command("trivet.cli.follow:follow", name="follow", help="Draw a run in the terminal while it goes on.")

@@ -167,6 +167,15 @@ def show(
     """Show the page of a loss, optimizer or schedule; without a name, list them all."""
     from trivet.recipes.catalogue import page, parts, portrait_of
 
+    if part is not None and part.upper().startswith("TV1"):
+        from trivet.advice.lint import page as finding_page
+
+        text = finding_page(part)
+        if json:
+            emit({"part": part.upper(), "page": text})
+        else:
+            print(text)
+        return
     if part is None:
         names = parts()
         if json:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from trivet.tasks.kinds import KINDS
+from trivet.tasks.splits import shared_rows
 
 if TYPE_CHECKING:
     from trivet.tasks import Task
 
 SAMPLE = 20_000
 BASELINE_SAMPLE = 4_000
+# Looking up every held-out row among more training rows than this would take seconds.
+DUPLICATE_ROWS = 200_000
 # A residual past this many robust standard deviations counts as an outlier: 0.05 % of a normal distribution.
 OUTLIER = 3.5
 
@@ -43,6 +46,8 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
     residual_scale: float | None = None
     outlier_share: float | None = None
     share_at_maximum: float | None = None
+    shared_with_val: float | None = None
+    shared_with_test: float | None = None
 
 
 def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
@@ -60,11 +65,19 @@ def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
         outputs=task.outputs,
         is_image=len(shape) == 3,
     )
+    basic = _with_duplicates(basic, task)
     kind = KINDS[task.kind]
     numbers, counts = kind.numbers(targets), kind.class_counts(targets, task.outputs)
     if numbers is not None:
         return _with_tails(basic, inputs, numbers)
     return basic if counts is None else _with_classes(basic, counts)
+
+
+def _with_duplicates(basic: DataFacts, task: Task) -> DataFacts:
+    if task.train.inputs is None or basic.rows > DUPLICATE_ROWS:
+        return basic
+    val, test = (shared_rows(task.train, split) / len(split) for split in (task.val, task.test))
+    return msgspec.structs.replace(basic, shared_with_val=val, shared_with_test=test)
 
 
 def _with_classes(basic: DataFacts, counts: Tensor) -> DataFacts:

@@ -75,10 +75,10 @@ def _is_pretrained(one: nn.Module, other: nn.Module) -> bool:
     """Say whether most weight matrices are loaded (the same for both seeds) and show signs of training."""
     pairs = [(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True) if a.ndim >= 2]
     same = sum(a.numel() for a, b in pairs if torch.equal(a, b))
-    return same > 0.5 * sum(a.numel() for a, _ in pairs) and _shows_training(one)
+    return same > 0.5 * sum(a.numel() for a, _ in pairs) and shows_training(one)
 
 
-def _shows_training(model: nn.Module) -> bool:
+def shows_training(model: nn.Module) -> bool:
     """Fresh norm layers have scale 1 and fresh statistics; fresh matrices are uniform or normal, never heavy-tailed.
 
     A module that is handed over instead of a factory has the same weights at every seed, trained or not.
