@@ -12,7 +12,7 @@ from trivet.recipes import Recipe
 
 pytestmark = pytest.mark.app
 
-GOOD = Recipe(loss="cross_entropy", optimizer={"name": "AdamW", "lr": 2e-3}, schedule="cosine()")
+GOOD = Recipe(loss="cross_entropy", optimizer={"name": "AdamW", "lr": 2e-3, "weight_decay": 0.0}, schedule="cosine()")
 
 
 def lint(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -27,7 +27,10 @@ def test_a_healthy_recipe_leaves_with_0(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_errors_leave_with_4_and_json_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = Recipe(loss={"name": "cross_entropy", "weight": [1.0, 2.0]}, optimizer={"name": "AdamW", "lr": 2e-3})
+    bad = Recipe(
+        loss={"name": "cross_entropy", "weight": [1.0, 2.0]},
+        optimizer={"name": "AdamW", "lr": 2e-3, "weight_decay": 0.0},
+    )
     code, out, _ = lint(capsys, str(bad.save(tmp_path / "bad.toml")), "sklearn:digits", "--json")
     said = json.loads(out)
     assert code == 4

@@ -97,7 +97,7 @@ def inspect(setup: Setup) -> list[Finding]:
     checks = [lambda facts, said, check=known.check: check(facts) for _, known in sorted(RULES.items())]
     findings: tuple[Finding, ...] = run_rules(checks, setup, (), fold=lambda said, finding: (*said, finding))
     explained: set[str] = set().union(*(CONSEQUENCES.get(f.code, set()) for f in findings if f.severity != "note"))
-    if setup.recipe is not None and setup.recipe.initialize:
+    if setup.recipe is not None and setup.recipe.initialize == "data":
         explained |= REINITIALISED
     kept = [finding for finding in findings if finding.code not in explained]
     return sorted(kept, key=lambda finding: (SEVERITY[finding.severity], finding.code))
