@@ -42,6 +42,7 @@ def fit(
     model: str | None = None,
     group: str | None = None,
     time: str | None = None,
+    text: str | None = None,
     seed: int = 0,
     budget: float | str | None = None,
     out: str | Path | None = None,
@@ -55,7 +56,7 @@ def fit(
     Arguments
     ---------
     task : a `Task`, or what the command line takes as DATA; `target`, `kind`, `metric`, `model` and
-        `group` or `time` (columns to split by) then go with it.
+        `group` or `time` (columns to split by) and `text` (columns to read as text) then go with it.
     recipe : a `Recipe` or a recipe file to train with as it is, instead of recommending one.
     budget : seconds, or text such as "10m", for everything; the length is cut to fit before training starts.
     out : the run's directory; `runs/NAME-xxxx` by default. resume : an unfinished run to go on with.
@@ -70,7 +71,8 @@ def fit(
     True
     """
     began = perf_counter()
-    words = {"target": target, "kind": kind, "metric": metric, "model": model, "group": group, "time": time}
+    words = {"target": target, "kind": kind, "metric": metric, "model": model, "group": group}
+    words |= {"time": time, "text": text}
     given = {name: word for name, word in words.items() if word is not None}
     device = _device(device)
     with contextlib.closing(make_progress(progress)) as display:

@@ -14,7 +14,10 @@ from trivet.cli.output import emit, say
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print exactly one JSON object to stdout.")]
 Data = Annotated[
     str,
-    Parameter(help="A .csv, .csv.gz or .parquet table, an .npz, sklearn:NAME, or module:function returning a Task."),
+    Parameter(
+        help="A .csv, .csv.gz or .parquet table, an .npz, a .txt, a folder of images or tables, sklearn:NAME, or "
+        "module:function returning a Task."
+    ),
 ]
 Target = Annotated[
     str | None,
@@ -22,7 +25,10 @@ Target = Annotated[
 ]
 Kind = Annotated[
     str | None,
-    Parameter(help="regression, counts, binary, multiclass, multilabel; inferred when left out (counts never)."),
+    Parameter(
+        help="regression, counts, binary, multiclass, multilabel, segmentation, language or embedding; inferred when "
+        "left out (counts and embedding never)."
+    ),
 ]
 Group = Annotated[str | None, Parameter(help="A column whose equal values (a patient, a house) stay in one split.")]
 Time = Annotated[str | None, Parameter(help="A column to split by: validation is later than training, test later.")]
@@ -30,6 +36,7 @@ MetricName = Annotated[
     str | None, Parameter(help="What decides: auroc, accuracy, rmse, ...; chosen by kind when left out.")
 ]
 Model = Annotated[str | None, Parameter(help="module:factory of your own model.")]
+Text = Annotated[str | None, Parameter(help="The column to read as text (several: a,b), instead of the others.")]
 Seed = Annotated[int, Parameter(help="Of splits, weights and batches.")]
 
 
@@ -44,6 +51,7 @@ def fit(
     metric: MetricName = None,
     group: Group = None,
     time: Time = None,
+    text: Text = None,
     budget: Annotated[str | None, Parameter(help="Time for everything: 90s, 10m, 1.5h.")] = None,
     resume: Annotated[str | None, Parameter(help="Go on with an unfinished run.")] = None,
     out: Annotated[str | None, Parameter(help="The run's directory; runs/NAME-xxxx by default.")] = None,
@@ -58,8 +66,9 @@ def fit(
     from trivet.workflow import fit
 
     run = fit(
-        data, recipe, target=target, model=model, kind=kind, metric=metric, group=group, time=time, budget=budget,
-        resume=resume, out=out, seed=seed, device=device, progress=progress, checkpoint_every=checkpoint_every,
+        data, recipe, target=target, model=model, kind=kind, metric=metric, group=group, time=time, text=text,
+        budget=budget, resume=resume, out=out, seed=seed, device=device, progress=progress,
+        checkpoint_every=checkpoint_every,
     )  # fmt: skip
     result = run.result
     if result is None:
@@ -106,6 +115,7 @@ def recommend(
     metric: MetricName = None,
     group: Group = None,
     time: Time = None,
+    text: Text = None,
     why: Annotated[bool, Parameter(negative="", help="Print the reasons too.")] = False,
     out: Annotated[str | None, Parameter(name=["--out", "-o"], help="Write the recipe to this file.")] = None,
     seed: Seed = 0,
@@ -115,7 +125,9 @@ def recommend(
     from trivet.advice import recommend
     from trivet.tasks import read_task
 
-    task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed, group=group, time=time)
+    task = read_task(
+        data, target=target, kind=kind, metric=metric, model=model, seed=seed, group=group, time=time, text=text
+    )
     recipe = recommend(task, seed=seed)
     if out is not None:
         recipe.save(out)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import RecipeError
+from trivet.losses.combine import CombinedLoss
 from trivet.optim import clip_norm_, clip_value_, param_groups
-from trivet.recipes.catalogue import loss_class, optimizer_class, parameters_of
+from trivet.recipes.catalogue import loss_class, loss_terms, optimizer_class, parameters_of
 from trivet.schedules import Scheduler
 from trivet.schedules import parse as parse_schedule
 
@@ -74,9 +75,15 @@ def build(recipe: Recipe, model: nn.Module, *, steps: int, steps_per_epoch: int 
 def build_loss(recipe: Recipe) -> nn.Module:
     """Build the loss module; lists of numbers (class weights) become tensors."""
     params = {key: _tensor(value) for key, value in recipe.loss.items() if key != "name"}
-    cls = loss_class(str(recipe.loss["name"]))
+    terms: list[tuple[float, type]] = [
+        (weight, loss_class(name)) for weight, name in loss_terms(str(recipe.loss["name"]))
+    ]
     try:
-        return cls(**params)
+        if len(terms) == 1 and terms[0][0] == 1.0:
+            made: nn.Module = terms[0][1](**params)
+            return made
+        own = [{key: value for key, value in params.items() if key in parameters_of(cls)} for _, cls in terms]
+        return CombinedLoss(*((weight, cls(**has)) for (weight, cls), has in zip(terms, own, strict=True)))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"loss {recipe.loss['name']!r}: {error}") from error
 

@@ -29,6 +29,25 @@ def optimizer_names() -> list[str]:
     return sorted(optim.catalogue())
 
 
+def loss_terms(name: str) -> list[tuple[float, str]]:
+    """Return the weights and names of a loss that may be a sum; raises `RecipeError` for what reads as neither.
+
+    >>> loss_terms("cross_entropy + 0.5 * dice_loss")
+    [(1.0, 'cross_entropy'), (0.5, 'dice_loss')]
+    """
+    terms = []
+    for term in name.split("+"):
+        factor, star, loss = term.rpartition("*")
+        try:
+            weight = float(factor) if star else 1.0
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf"):
+            raise RecipeError(f"loss {name!r}: {factor.strip()!r} is no weight; write a sum as 'a + 0.5 * b'")
+        terms.append((weight, loss.strip()))
+    return terms
+
+
 def loss_class(name: str) -> type[nn.Module]:
     """Return the module class behind a loss's name; raises `RecipeError` with the nearest name."""
     try:
@@ -106,7 +125,18 @@ def _signature(part: object) -> str:
 
 def check_loss(part: Mapping[str, object]) -> None:
     """Raise `RecipeError` unless the loss exists and has the parameters given."""
-    _check_part("loss", part, loss_class(str(part["name"])))
+    terms: list[type] = [loss_class(name) for _, name in loss_terms(str(part["name"]))]
+    if len(terms) == 1:
+        _check_part("loss", part, terms[0])
+        return
+    # A parameter of a sum goes to every term that has it, and some term must.
+    for key, value in part.items():
+        owners = [term for term in terms if key in parameters_of(term)]
+        if key != "name" and not owners:
+            known = sorted({name for term in terms for name in parameters_of(term)})
+            raise RecipeError(f"no term of loss {part['name']!r} has a parameter {key!r}{nearest(key, known) or '.'}")
+        for owner in owners:
+            _check_part("loss", {"name": part["name"], key: value}, owner)
 
 
 def check_optimizer(part: Mapping[str, object]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
-from trivet.recipes.catalogue import loss_class, optimizer_class
+from trivet.recipes.catalogue import loss_class, loss_terms, optimizer_class, parameters_of
 from trivet.recipes.recipe import format_value
 
 if TYPE_CHECKING:
@@ -184,16 +184,26 @@ def _call(name: str, arguments: dict[str, object]) -> str:
 
 
 def _loss(recipe: Recipe, imports: list[str]) -> str:
-    cls = loss_class(str(recipe.loss["name"]))
+    terms = loss_terms(str(recipe.loss["name"]))
+    if len(terms) == 1 and terms[0][0] == 1.0:
+        return _term(recipe, terms[0][1], imports)
+    imports.append("import trivet.losses  # for the sum of losses")
+    made = [f"({weight!r}, {_term(recipe, name, imports)})" for weight, name in terms]
+    return f"trivet.losses.CombinedLoss({', '.join(made)})"
+
+
+def _term(recipe: Recipe, name: str, imports: list[str]) -> str:
+    cls: type = loss_class(name)
     torch_name = {"BinaryCrossEntropyWithLogits": "BCEWithLogitsLoss"}.get(cls.__name__, cls.__name__)
     arguments: dict[str, object] = {}
     for key, value in recipe.loss.items():
-        if key != "name":
+        if key in parameters_of(cls):
             arguments[key] = f"torch.tensor({value})" if isinstance(value, list) else repr(value)
     in_torch = getattr(nn, torch_name, None)
     if in_torch is not None and all(key in inspect.signature(in_torch).parameters for key in arguments):
         return _call(f"nn.{torch_name}", arguments)
-    imports.append("import trivet.losses  # torch has no such loss")
+    if "import trivet.losses" not in "".join(imports):
+        imports.append("import trivet.losses  # torch has no such loss")
     return _call(f"trivet.losses.{cls.__name__}", arguments)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trivet.errors import DataError
 from trivet.tasks.encoding import encoded_task
+from trivet.tasks.masks import VOID, palette, relabelled
 from trivet.tasks.metrics import Metric
 from trivet.tasks.preprocessing import (
     ImagePreprocessing,
@@ -21,10 +21,11 @@ from trivet.tasks.preprocessing import (
     Preprocessing,
     image_layout,
 )
+from trivet.tasks.sequences import SequencePreprocessing, sequences
 from trivet.tasks.targets import FEW_CLASSES, Target, read_target
 from trivet.tasks.task import ModelFactory, Task
 
-__all__ = ["open_npz", "read_inputs", "read_npz", "task_from_arrays"]
+__all__ = ["task_from_arrays"]
 
 Array = NDArray[Any]
 
@@ -46,12 +47,17 @@ def task_from_arrays(
     batch_size: int | None = None,
     steps: int | None = None,
     notes: tuple[str, ...] = (),
+    lengths: object = None,
+    lengths_test: object = None,
 ) -> Task:
     """Make a task from ``X``, numbers ``(rows, columns)`` or images, and ``y`` ``(rows,)``.
 
     Images are ``(rows, height, width)``, with channels last or first when there are any. Without ``X_test`` a
     test split of 20 % is drawn; validation is always drawn from ``X``. Everything is fitted on the training
-    rows alone. ``features`` and ``classes`` are names for the columns and for the labels 0, 1, ...
+    rows alone. ``features`` and ``classes`` are names for the columns and for the labels 0, 1, ... Targets
+    ``(rows, labels)`` of 0 and 1 are labels that do not exclude each other; masks ``(rows, height, width)`` of images
+    make a segmentation. With ``lengths`` ``(rows,)`` the inputs are padded sequences ``(rows, time, channels)``.
+    ``kind="embedding"`` takes labels whose classes in ``y_test`` are others than those in ``y``.
 
     >>> task = task_from_arrays(np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3)
     >>> task.kind, task.outputs, len(task.train)
@@ -60,10 +66,16 @@ def task_from_arrays(
     Raises DataError for NaN, infinite or non-numeric values, shapes that do not match, and targets that
     cannot be learned.
     """
-    raw, layout = _features(X, "X")
     if (X_test is None) != (y_test is None):
         raise DataError("a test set needs both: give X_test and y_test, or neither")
-    target = read_target(y, kind, class_limit=1000 if layout else FEW_CLASSES)
+    if lengths is not None:
+        return _sequences_task(
+            (X, lengths), y, None if X_test is None else (X_test, lengths_test), y_test,
+            kind=kind, metric=metric, model=model, seed=seed, name=name, source=source, classes=classes,
+            batch_size=batch_size, steps=steps, notes=notes,
+        )  # fmt: skip
+    raw, layout = _features(X, "X")
+    target = _target(raw, y, kind, layout, classes)
     _same_length(raw, target.values, "X and y")
     raw_test, test_values = None, None
     if X_test is not None:
@@ -72,7 +84,7 @@ def task_from_arrays(
             raise DataError(
                 f"X_test has shape {raw_test.shape[1:]} per row, X has {raw.shape[1:]}; they must be the same"
             )
-        test_values = target.encode(y_test)
+        test_values = _test_target(target, raw_test, y_test, y)
         _same_length(raw_test, test_values, "X_test and y_test")
 
     def fit(rows: Array) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -93,76 +105,6 @@ def task_from_arrays(
         steps=steps,
         notes=notes,
     )
-
-
-WANTED = ("X_train", "y_train", "X_test", "y_test", "n_train", "n_test", "classes")
-LARGEST = 8 * 2**30
-"""Bytes that an array file may unfold to: a small file can hold arrays that no memory holds."""
-
-
-def read_npz(path: Path, target: str | None = None) -> dict[str, Array]:
-    """Read ``X_train, y_train[, X_test, y_test]``, perhaps lengths ``n_*`` and ``classes``; pickles are never loaded.
-
-    With ``target`` the arrays ``TARGET_train`` and ``TARGET_test`` take the place of ``y_*``. Raises DataError when
-    the file is damaged, holds objects, or lacks an array.
-    """
-    arrays = open_npz(path, (*WANTED, *((f"{target}_train", f"{target}_test") if target else ())))
-    if target is not None:
-        if f"{target}_train" not in arrays:
-            raise DataError(f"{path.name} lacks {target}_train; it has {', '.join(_stored(path))}")
-        for split in ("train", "test"):
-            arrays.pop(f"y_{split}", None)
-            if f"{target}_{split}" in arrays:
-                arrays[f"y_{split}"] = arrays.pop(f"{target}_{split}")
-    absent = [name for name in ("X_train", "y_train") if name not in arrays]
-    if absent:
-        names = _stored(path)
-        raise DataError(f"{path.name} lacks {' and '.join(absent)}; it has {', '.join(names) or 'nothing'}")
-    return arrays
-
-
-def read_inputs(data: object) -> Array:
-    """New inputs as one array: from memory, or ``X`` (else ``X_test``, ``X_train``, the only one) of an npz file."""
-    if not isinstance(data, (str, Path)):
-        return data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
-    path = Path(data)
-    if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r} to predict")
-    if not path.name.endswith(".npz"):
-        raise DataError(f"{path.name!r} is no .npz; the run was trained on arrays: save the new rows as X in a .npz")
-    names = _stored(path)
-    chosen = next((name for name in ("X", "X_test", "X_train") if name in names), names[0] if len(names) == 1 else None)
-    if chosen is None:
-        raise DataError(f"{path.name} has no X (the new rows); it has {', '.join(names) or 'nothing'}")
-    return open_npz(path, (chosen,))[chosen]
-
-
-def _stored(path: Path) -> list[str]:
-    with zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
-
-
-def open_npz(path: Path, wanted: Sequence[str]) -> dict[str, Array]:
-    """The arrays of these names that the file has; raises DataError for damage, objects, and unbounded sizes."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > LARGEST:
-            raise DataError(f"{path.name} unfolds to {size / 2**30:.1f} GB; at most {LARGEST // 2**30} GB are read")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in wanted}
-    except DataError:
-        raise
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise DataError(
-                f"{path.name} holds pickled Python objects, which are never loaded: save plain "
-                "numbers or text instead "
-                "(for instance X.astype('float32'), y.astype(str))"
-            ) from error
-        raise DataError(f"{path.name} cannot be read as .npz: {error}") from error
-    except (zipfile.BadZipFile, EOFError, KeyError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        raise DataError(f"{path.name} is damaged, cut short, or not an .npz file: {error}") from error
 
 
 def _features(raw: object, what: str) -> tuple[Array, str | None]:
@@ -191,6 +133,90 @@ def _features(raw: object, what: str) -> tuple[Array, str | None]:
             "reshape it, or give Task(...) your own model and dataset"
         )
     return values, layout
+
+
+def _target(raw: Array, y: object, kind: str | None, layout: str | None, classes: Sequence[str]) -> Target:
+    """The target of arrays: a column, several labels, the classes of an embedding, or masks."""
+    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if kind == "embedding":
+        distinct, codes = np.unique(values.reshape(len(values)), return_inverse=True)
+        note = f"{len(distinct)} classes; validation holds classes that training lacks"
+        return Target("embedding", torch.from_numpy(codes.astype(np.int64)), (), note)
+    if values.ndim == 3 or kind == "segmentation":
+        _fits_images(raw, values, layout)
+        known = range(len(classes)) if classes else palette([int(v) for v in np.unique(values)])
+        labels = relabelled(values, known, "training")
+        names = tuple(map(str, classes)) or tuple(map(str, known))
+        return Target("segmentation", torch.from_numpy(labels), names, f"masks: {len(names)} classes")
+    return read_target(values, kind, class_limit=1000 if layout else FEW_CLASSES)
+
+
+def _fits_images(raw: Array, masks: Array, layout: str | None) -> None:
+    if layout is None or masks.ndim != 3 or masks.dtype.kind not in "biu":
+        raise DataError(
+            f"masks of shape {masks.shape} and type {masks.dtype} need images of the same height and width; a "
+            "segmentation takes whole numbers (rows, height, width)"
+        )
+    height, width = raw.shape[2:] if layout == "CHW" else raw.shape[1:3]
+    if masks.shape != (len(raw), height, width):
+        raise DataError(
+            f"the masks have shape {masks.shape}, the {len(raw)} images are {height} x {width}; they must be the same"
+        )
+
+
+def _test_target(target: Target, raw_test: Array, y_test: object, y: object) -> Tensor:
+    values = y_test.detach().cpu().numpy() if isinstance(y_test, Tensor) else np.asarray(y_test)
+    if target.kind == "embedding":
+        return torch.from_numpy(np.unique(values.reshape(len(values)), return_inverse=True)[1].astype(np.int64))
+    if target.kind == "segmentation":
+        if values.shape[0] != len(raw_test) or values.ndim != 3:
+            raise DataError(f"the test masks have shape {values.shape}; there are {len(raw_test)} test images")
+        trained = np.unique(y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y))
+        known = palette([int(v) for v in trained if v != VOID])
+        return torch.from_numpy(relabelled(values, known, "test"))
+    return target.encode(values)
+
+
+def _sequences_task(
+    pair: tuple[object, object],
+    y: object,
+    test: tuple[object, object] | None,
+    y_test: object,
+    *,
+    kind: str | None,
+    metric: str | Metric | Callable[[Tensor, Tensor], float] | None,
+    model: ModelFactory | nn.Module | None,
+    seed: int,
+    name: str,
+    source: str,
+    classes: Sequence[str],
+    batch_size: int | None,
+    steps: int | None,
+    notes: tuple[str, ...],
+) -> Task:
+    (steps_array, sizes), layout = sequences(*pair)
+    target = read_target(y, kind)
+    _same_length(steps_array, target.values, "X and y")
+    raw_test, test_values = None, None
+    if test is not None:
+        raw_test, _ = sequences(*test, "X_test", layout=layout)
+        test_values = target.encode(y_test)
+        _same_length(raw_test[0], test_values, "X_test and y_test")
+
+    def fit(rows: tuple[Array, Array]) -> tuple[Preprocessing, tuple[str, ...]]:
+        shortest, longest = int(rows[1].min()), int(rows[1].max())
+        note = f"sequences of {shortest} to {longest} steps, {rows[0].shape[2]} channels standardised"
+        return SequencePreprocessing.fit(rows, layout), (note,)
+
+    return encoded_task(
+        target if not classes else _renamed(target, classes),
+        lambda rows: (steps_array[rows], sizes[rows]),
+        fit,
+        raw_test,
+        test_values,
+        metric=metric, model=model, seed=seed, name=name, source=source, batch_size=batch_size, steps=steps,
+        notes=notes,
+    )  # fmt: skip
 
 
 def _same_length(inputs: Array, targets: Tensor, what: str) -> None:

@@ -25,6 +25,8 @@ Series = Any
 MOSTLY_NUMBERS = 0.05
 """Text with at most this share of cells that are no numbers is numeric; those cells count as missing."""
 
+FREE_TEXT = "free text"
+
 MAX_LEVELS = 256
 """The most frequent categories that get a code of their own; rarer ones share that of the unseen."""
 
@@ -82,6 +84,12 @@ def fit_columns(frame: Frame, *, one_hot: bool) -> tuple[TablePreprocessing, tup
     return TablePreprocessing(tuple(numeric), tuple(categorical), one_hot, tuple(dated)), tuple(notes)
 
 
+def lone_texts(frame: Frame) -> list[str]:
+    """The columns of free text in a table of which nothing else can be used; empty where something can."""
+    reasons = {series.name: _why_dropped(series) for series in frame.get_columns()}
+    return [] if "" in reasons.values() else [name for name, reason in reasons.items() if reason.startswith(FREE_TEXT)]
+
+
 def _why_dropped(series: Series) -> str:
     """Why a column cannot help, or an empty string."""
     kept = series.drop_nulls()
@@ -100,7 +108,11 @@ def _why_dropped(series: Series) -> str:
         return ""
     if distinct > 20 and distinct > 0.5 * rows:
         words = sum(str(value).count(" ") + 1 for value in kept.head(200)) / min(rows, 200)
-        return "free text is not used yet" if words > 3 else "identifier: almost every value is different"
+        return (
+            f"{FREE_TEXT}, not used beside other columns; name it: text={series.name!r}"
+            if words > 3
+            else "identifier: almost every value is different"
+        )
     return ""
 
 

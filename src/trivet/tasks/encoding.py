@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from trivet.tasks.kinds import kind_named
 from trivet.tasks.metrics import Metric
-from trivet.tasks.models import ResidualCNN, TabularMLP
+from trivet.tasks.models import RecurrentNet, ResidualCNN, TabularMLP, TextTransformer, UNet
 from trivet.tasks.preprocessing import ImagePreprocessing, Preprocessing, TablePreprocessing
+from trivet.tasks.sequences import SequencePreprocessing
 from trivet.tasks.splits import TensorSplit, draw_splits
 from trivet.tasks.targets import Target
 from trivet.tasks.task import ModelFactory, Task
+from trivet.tasks.vocabulary import TextPreprocessing
 
 __all__ = ["encoded_task"]
 
@@ -99,6 +101,12 @@ def encoded_task(
 
 def reference_model(preprocessing: Preprocessing, train: TensorSplit, kind: str, outputs: int) -> ModelFactory:
     """The small model that fits this input and kind of task, as a factory with its arguments."""
+    if isinstance(preprocessing, TextPreprocessing):
+        return partial(TextTransformer, words=preprocessing.size, length=preprocessing.length, outputs=outputs)
+    if isinstance(preprocessing, SequencePreprocessing):
+        return partial(RecurrentNet, channels=len(preprocessing.mean), outputs=outputs)
+    if isinstance(preprocessing, ImagePreprocessing) and kind == "segmentation":
+        return partial(UNet, channels=preprocessing.shape[0], outputs=outputs)
     if isinstance(preprocessing, ImagePreprocessing):
         channels, height, width = preprocessing.shape
         return partial(ResidualCNN, channels=channels, size=min(height, width), outputs=outputs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -40,7 +41,11 @@ Names = dict[str, Array]
 
 def stored_types() -> Any:
     """Every kind of preprocessing that a run may have stored."""
-    return TablePreprocessing | MatrixPreprocessing | ImagePreprocessing
+    from trivet.tasks.sequences import SequencePreprocessing
+    from trivet.tasks.vocabulary import CharacterPreprocessing, TextPreprocessing
+
+    own = TablePreprocessing | MatrixPreprocessing | ImagePreprocessing
+    return own | SequencePreprocessing | TextPreprocessing | CharacterPreprocessing
 
 
 class Preprocessing(msgspec.Struct, frozen=True, tag_field="type"):
@@ -72,7 +77,7 @@ class Preprocessing(msgspec.Struct, frozen=True, tag_field="type"):
 
     def read(self, data: Any) -> tuple[Any, Names]:
         """Raw rows from what `predict` is given (a path, or data in memory), and a column that names them."""
-        from trivet.tasks.arrays import read_inputs
+        from trivet.tasks.npz import read_inputs
 
         return read_inputs(data), {}
 
@@ -250,6 +255,17 @@ class ImagePreprocessing(Preprocessing, frozen=True, tag="images"):
         std[std == 0] = 1.0
         _, channels, height, width = rows.shape
         return cls(layout, (channels, height, width), tuple(mean.tolist()), tuple(std.tolist()))
+
+    def read(self, data: Any) -> tuple[Any, Names]:
+        """Images from an npz file or an array, an image file, or a folder of them, in the training size."""
+        from trivet.tasks.folders import read_images
+
+        if isinstance(data, (str, Path)) and not str(data).endswith(".npz"):
+            channels, height, width = self.shape
+            images, files = read_images(Path(data), (height, width), channels)
+            laid = {"HWC": images, "HW": images[..., 0], "CHW": images.transpose(0, 3, 1, 2)}[self.layout]
+            return laid, {"file": np.asarray(files, dtype=object)}
+        return super().read(data)
 
     def encode(self, raw: Any) -> Tensor:
         """Encode images of the training layout; raises DataError for another shape."""

@@ -13,14 +13,17 @@ import numpy as np
 from torch import Tensor, nn
 
 from trivet.errors import DataError, InputError, TrivetError, first_line, nearest, require, unknown_name
-from trivet.tasks.arrays import read_npz, task_from_arrays
+from trivet.tasks.arrays import task_from_arrays
 from trivet.tasks.metrics import Metric
+from trivet.tasks.npz import read_npz
 from trivet.tasks.task import ModelFactory, Task
 
 __all__ = ["SKLEARN_SETS", "read_task"]
 
 SKLEARN_SETS = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 """The real sets that scikit-learn carries with it; nothing is downloaded."""
+
+TEXTS = (".txt", ".txt.gz")
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 
@@ -35,6 +38,7 @@ def read_task(
     seed: int = 0,
     group: str | None = None,
     time: str | None = None,
+    text: str | None = None,
 ) -> Task:
     """Read a task from what the command line calls DATA.
 
@@ -42,6 +46,10 @@ def read_task(
       (``a,b,c``) that each hold 0 and 1; ``group`` and ``time`` columns to split by.
     - ``*.npz``: arrays ``X_train, y_train[, X_test, y_test]``, perhaps ``classes`` (names of labels 0, 1,
       ..); ``target`` names other arrays than ``y``: ``TARGET_train[, TARGET_test]``.
+      With lengths ``n_train`` the inputs are padded sequences; with ``y`` ``(rows, height, width)`` they are masks.
+    - ``*.txt``, ``*.txt.gz``: one long text, for a language model of its characters.
+    - a folder of class-named folders of images, of ``images/`` and ``masks/``, or of ``train.csv`` and ``test.csv``
+      (or another kind of table).
     - ``sklearn:NAME``: one of scikit-learn's bundled sets: breast_cancer, diabetes, digits, iris, wine.
     - ``module:function``: a function without arguments that returns a Task; ``model`` too may be
       ``module:factory``.
@@ -53,16 +61,30 @@ def read_task(
     """
     factory = cast(ModelFactory, load_function(model, "model factory")) if isinstance(model, str) else model
     prefix, colon, rest = data.partition(":")
-    columns = {"group": group, "time": time}
-    if not data.endswith(TABLES) and any(columns.values()):
+    columns = {"group": group, "time": time, "text": text}
+    path = Path(data)
+    tables = _tables_of(path) if path.is_dir() else None
+    if not data.endswith(TABLES) and not tables and any(columns.values()):
         raise DataError(f"{' and '.join(n for n, c in columns.items() if c)} name columns of a table; {data} is none")
     if colon and prefix == "sklearn":
         _refuse_target(target, data)
         return _sklearn_task(rest, kind, metric, factory, seed)
-    path = Path(data)
+    if path.is_dir() and tables is None:
+        from trivet.tasks.folders import task_from_images
+
+        _refuse_target(target, data)
+        return task_from_images(path, kind=kind, metric=metric, model=factory, seed=seed, source=data)
+    if data.endswith(TEXTS) and path.exists():
+        from trivet.tasks.texts import task_from_text
+
+        _refuse_target(target, data)
+        if kind not in (None, "language"):
+            raise DataError(f"a text file makes a language task, not {kind}; put texts and their classes into a .csv")
+        return task_from_text(path, metric=metric, model=factory, seed=seed, source=data)
     if colon and not os.path.lexists(path) and not data.endswith((*TABLES, ".npz")):
         return _task_from_function(data, target, kind, metric, factory)
-    _check_file(path)
+    train, test = tables or (path, None)
+    _check_file(train)
     if data.endswith(".npz"):
         arrays = read_npz(path, target)
         return task_from_arrays(
@@ -77,29 +99,40 @@ def read_task(
             name=path.stem,
             source=data,
             classes=arrays.get("classes", np.array([])).tolist(),
+            lengths=arrays.get("n_train"),
+            lengths_test=arrays.get("n_test"),
         )
     from trivet.tasks.tables import read_table, task_from_table
 
-    frame = read_table(path)
+    frame = read_table(train)
     if target is None:
         raise DataError(
-            f"which column of {path.name} is to be predicted? Name it as target (--target). Columns: "
+            f"which column of {train.name} is to be predicted? Name it as target (--target). Columns: "
             f"{', '.join(frame.columns)}"
         )
     name = path.name.split(".")[0]
-    return task_from_table(frame, target, kind, metric, factory, seed, name=name, source=data, group=group, time=time)
+    return task_from_table(
+        frame, target, kind, metric, factory, seed, name=name, source=data, group=group, time=time, text=text,
+        test=None if test is None else read_table(test),
+    )  # fmt: skip
+
+
+def _tables_of(folder: Path) -> tuple[Path, Path | None] | None:
+    """``train.*`` and perhaps ``test.*`` of a folder, where it holds such tables."""
+    found = {}
+    for part in ("train", "test"):
+        found[part] = next((folder / f"{part}{end}" for end in TABLES if (folder / f"{part}{end}").is_file()), None)
+    return None if found["train"] is None else (found["train"], found["test"])
 
 
 def _check_file(path: Path) -> None:
     if not os.path.lexists(path):
         near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
         raise DataError(f"there is no file {str(path)!r}{near}")
-    if path.is_dir():
-        raise DataError(f"{str(path)!r} is a folder; a data file ({', '.join(TABLES)}, .npz) is needed")
     if not path.name.endswith((*TABLES, ".npz")):
         raise DataError(
-            f"{path.name!r} is not a known kind of data file: use {', '.join(TABLES)}, .npz, "
-            "sklearn:NAME or module:function"
+            f"{path.name!r} is not a known kind of data file: use {', '.join(TABLES)}, .npz, .txt, "
+            "a folder of images, sklearn:NAME or module:function"
         )
     try:
         with path.open("rb") as file:

@@ -282,5 +282,5 @@ def shared_rows(one: Split, other: Split) -> int:
 
 def _row_hashes(inputs: Input) -> list[int]:
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
-    arrays = [np.ascontiguousarray(part.flatten(1).numpy()) for part in parts]
+    arrays = [np.ascontiguousarray(part.reshape(len(part), -1).numpy()) for part in parts]
     return [hash(b"".join(array[row].tobytes() for array in arrays)) for row in range(len(arrays[0]))]

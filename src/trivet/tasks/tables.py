@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trivet.errors import DataError, nearest, require
-from trivet.tasks.columns import dates, fit_columns
+from trivet.tasks.columns import dates, fit_columns, lone_texts
 from trivet.tasks.encoding import encoded_task
 from trivet.tasks.metrics import Metric
 from trivet.tasks.preprocessing import Preprocessing
 from trivet.tasks.targets import read_columns, read_target
 from trivet.tasks.task import ModelFactory, Task
+from trivet.tasks.texts import joined, text_fit
 
 __all__ = ["read_table", "table", "task_from_table"]
 
@@ -48,12 +49,15 @@ def task_from_table(
     steps: int | None = None,
     group: str | None = None,
     time: str | None = None,
+    text: str | None = None,
 ) -> Task:
     """Make a task from a table and the name of its target column.
 
     Several names, or one text ``"a,b,c"``, are columns of 0 and 1 that do not exclude each other (multilabel).
     ``group`` names a column whose equal values (a patient, a house) stay in one split; ``time`` one that orders the
     rows: validation is then later than training, and test later still. The group column is no input.
+    ``text`` names the column (or several, ``"a,b"``) that is read as text, instead of all others; free text is also
+    read when no other column can be used.
 
     ``data`` (and ``test``, a second table with the same columns) is a path, a polars frame, or a mapping from
     names to values. Rows without a target are dropped and counted in the notes. With an own ``model`` the
@@ -83,15 +87,23 @@ def task_from_table(
     if time is not None:
         notes.append(f"split by {time!r}: validation is later than training, test later still")
 
+    texts = target_columns(text, features.columns) if text is not None else lone_texts(features)
+    if texts:
+        words = joined(features, texts)
+        raw_words = None if raw_test is None else joined(raw_test, texts)
+        idle = [name for name in features.columns if name not in texts]
+        if idle:
+            notes.append(f"{len(idle)} columns beside the text not used: {', '.join(idle[:8])}")
+
     def fit(rows: Frame) -> tuple[Preprocessing, tuple[str, ...]]:
         return fit_columns(rows, one_hot=model is not None)
 
     where = str(data) if isinstance(data, (str, Path)) else "memory"
     return encoded_task(
         found,
-        lambda rows: features[rows],
-        fit,
-        raw_test,
+        (lambda rows: [words[row] for row in rows]) if texts else (lambda rows: features[rows]),
+        text_fit(tuple(texts)) if texts else fit,
+        raw_words if texts else raw_test,
         test_values,
         metric=metric,
         model=model,

@@ -186,6 +186,25 @@ class Task:
 
         return task_from_table(data, target, **options)
 
+    @classmethod
+    def from_images(cls, folder: str | Path, **options: Any) -> Task:
+        """A task from a folder of images; see `trivet.tasks.folders.task_from_images` for the options."""
+        from trivet.tasks.folders import task_from_images
+
+        return task_from_images(folder, **options)
+
+    @classmethod
+    def from_text(cls, data: object, target: str | None = None, **options: Any) -> Task:
+        """A language model's task from one long text, or, with ``target``, the classes of texts in a table.
+
+        See `trivet.tasks.texts.task_from_text` and `trivet.tasks.tables.task_from_table` for the options.
+        """
+        if target is not None:
+            return cls.from_table(data, target, **options)
+        from trivet.tasks.texts import task_from_text
+
+        return task_from_text(data, **options)  # type: ignore[arg-type]
+
     def _call_factory(self, factory: ModelFactory) -> nn.Module:
         if not callable(factory):
             raise InputError(f"model must be a torch.nn.Module or a factory, not {type(factory).__name__}")

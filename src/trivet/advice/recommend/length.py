@@ -15,6 +15,9 @@ def batch_size(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
     """Large enough to use the machine, small enough for a few thousand steps."""
     rows = profile.data.rows
     size = 128 if profile.data.is_image else 256
+    if profile.model.layers.get("attention"):
+        # A row is a whole text: its words, not the rows, fill a processor.
+        size = 32
     while size > 16 and rows / size < 10:
         size //= 2
     return (

@@ -20,6 +20,11 @@ PLAIN = {
     "decision threshold is set afterwards on validation data.",
     "multilabel": "Labels that do not exclude each other: cross entropy on each logit is proper label by label, and "
     "each label's threshold is set afterwards on validation data.",
+    "segmentation": "Cross entropy on every pixel is proper and has a gradient everywhere; Dice adds what it lacks, "
+    "the overlap of each class however few its pixels.",
+    "language": "The next symbol out of all: cross entropy at every position is the likelihood that the metric reads.",
+    "embedding": "Each row is drawn to all rows of its class in the batch and pushed from all others, by cosine, as "
+    "the metric ranks; batches are drawn so that every row has positives.",
     "multiclass": "One class of several: cross entropy on logits is proper, so its minimum is the true class "
     "probabilities.",
 }

@@ -3,8 +3,11 @@
 from trivet.tasks.kinds.base import KINDS, Answers, Context, Inputs, Kind, Known, kind_named
 from trivet.tasks.kinds.classification import Binary, Multiclass
 from trivet.tasks.kinds.counts import Counts
+from trivet.tasks.kinds.embedding import Embedding
+from trivet.tasks.kinds.language import Language
 from trivet.tasks.kinds.multilabel import Multilabel
 from trivet.tasks.kinds.regression import Regression
+from trivet.tasks.kinds.segmentation import Segmentation
 from trivet.tasks.kinds.views import flat_matrix
 
 __all__ = [
@@ -13,14 +16,18 @@ __all__ = [
     "Binary",
     "Context",
     "Counts",
+    "Embedding",
     "Inputs",
     "Kind",
     "Known",
+    "Language",
     "Multiclass",
     "Multilabel",
     "Regression",
+    "Segmentation",
     "flat_matrix",
     "kind_named",
 ]
 
-KINDS.update((kind.name, kind) for kind in (Regression(), Counts(), Binary(), Multiclass(), Multilabel()))
+_ALL = (Regression(), Counts(), Binary(), Multiclass(), Multilabel(), Segmentation(), Language(), Embedding())
+KINDS.update((kind.name, kind) for kind in _ALL)
