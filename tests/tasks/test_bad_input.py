@@ -43,8 +43,8 @@ def test_files_that_are_not_there_or_not_data(tmp_path: Path) -> None:
     frame().write_csv(tmp_path / "houses.csv")
     one_line(lambda: read_task(str(tmp_path / "house.csv"), target="price"), "house.csv", "did you mean 'houses.csv'")
     one_line(lambda: read_task(str(tmp_path), target="price"), "folder")
-    (tmp_path / "notes.txt").write_text("hello")
-    one_line(lambda: read_task(str(tmp_path / "notes.txt")), ".csv", ".parquet", ".npz")
+    (tmp_path / "notes.doc").write_text("hello")
+    one_line(lambda: read_task(str(tmp_path / "notes.doc")), ".csv", ".parquet", ".npz")
 
 
 @pytest.mark.parametrize("name", ["empty.csv", "empty.parquet", "empty.npz", "empty.csv.gz"])

@@ -72,7 +72,11 @@ def read_task(
     if path.is_dir() and tables is None:
         from trivet.tasks.folders import task_from_images
 
-        _refuse_target(target, data)
+        if target is not None:
+            raise DataError(
+                f"the folder {data!r} holds no train.csv whose column {target!r} could be predicted; name a table in "
+                "it, or leave the target out for a folder of images"
+            )
         return task_from_images(path, kind=kind, metric=metric, model=factory, seed=seed, source=data)
     if data.endswith(TEXTS) and path.exists():
         from trivet.tasks.texts import task_from_text

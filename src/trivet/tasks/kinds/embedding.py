@@ -51,13 +51,14 @@ class Embedding(Kind):
     def order(self, targets: Tensor, generator: torch.Generator) -> Tensor:
         """A permutation in which rows of a class stand in runs of four, the runs shuffled."""
         shuffled = torch.randperm(len(targets), generator=generator)
-        by_class = shuffled[targets[shuffled].argsort(stable=True)]
+        by_class: Tensor = shuffled[targets[shuffled].argsort(stable=True)]
         # A run begins with every fourth row of its class; runs keep their rows and change places.
         _, count = torch.unique_consecutive(targets[by_class], return_counts=True)
         within = torch.cat([torch.arange(int(size)) for size in count])
         run = ((within % TOGETHER) == 0).long().cumsum(0) - 1
         place = torch.randperm(int(run[-1]) + 1, generator=generator)
-        return torch.index_select(by_class, 0, place[run].argsort(stable=True))
+        order: Tensor = torch.index_select(by_class, 0, place[run].argsort(stable=True))
+        return order
 
     def outputs(self, targets: Tensor) -> int:
         """The size of the vectors, which is free: 64 for the reference model."""
@@ -79,7 +80,8 @@ class Embedding(Kind):
 
     def class_counts(self, targets: Tensor, outputs: int) -> Tensor:
         """Rows of each class that occurs."""
-        return torch.unique(targets, return_counts=True)[1]
+        counts: Tensor = torch.unique(targets, return_counts=True)[1]
+        return counts
 
     def trivial(self, known: Known) -> tuple[str, Tensor]:
         """Random vectors, the same for equal data: the chance level."""
