@@ -29,6 +29,13 @@ def focused(z: Tensor, gamma: float) -> Evaluated:
     return fade * cost, -fade * (gamma * xp.sigmoid(z) * cost + xp.sigmoid(-z))
 
 
+def focused_by_square(z: Tensor) -> Evaluated:
+    """Return `focused` for a gamma of 2: the square of 1 - p needs no exponential of its own."""
+    q, cost = xp.sigmoid(-z), xp.softplus(-z)
+    fade = q * q
+    return fade * cost, -fade * (2 * xp.sigmoid(z) * cost + q)
+
+
 def mix(t: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Return t yes + (1 - t) no, where 0 times infinity (a masked logit) is 0."""
     return xp.where(t == 0, 0, t * yes) + xp.where(t == 1, 0, (1 - t) * no)
@@ -43,6 +50,12 @@ def _cross_entropy(z: Tensor, t: Tensor, smoothing: float, positive: float | Ten
 def _focal(z: Tensor, t: Tensor, gamma: float, alpha_yes: float, alpha_no: float) -> Evaluated:
     yes, yes_slope = focused(z, gamma)
     no, no_slope = focused(-z, gamma)
+    return mix(t, alpha_yes * yes, alpha_no * no), mix(t, alpha_yes * yes_slope, -alpha_no * no_slope)
+
+
+def _focal_by_square(z: Tensor, t: Tensor, alpha_yes: float, alpha_no: float) -> Evaluated:
+    yes, yes_slope = focused_by_square(z)
+    no, no_slope = focused_by_square(-z)
     return mix(t, alpha_yes * yes, alpha_no * no), mix(t, alpha_yes * yes_slope, -alpha_no * no_slope)
 
 
@@ -159,8 +172,9 @@ def focal_loss(
         yes, no = alpha, (alpha if convention == "keras" else 1 - alpha)
     by_positives = convention == "retinanet" and reduction == "mean"
     by_map = convention == "monai" and reduction == "sum" and input.ndim > 2
+    rule, numbers = (_focal_by_square, (yes, no)) if gamma == 2 else (_focal, (gamma, yes, no))
     result = pointwise(
-        _focal, input, target, (gamma, yes, no), mask=mask,
+        rule, input, target, numbers, mask=mask,
         reduction="sum" if by_positives else "none" if by_map else reduction, empty=empty,
         sample_weight=sample_weight, backend=backend, targets="mixture",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from trivet.errors import InputError
 from trivet.kernels.xp import reference as xp
 from trivet.losses.binary import focused, mix
 from trivet.losses.contract import Loss
-from trivet.losses.pointwise import Backend, Evaluated, pointwise
+from trivet.losses.pointwise import Backend, Evaluated, Rule, pointwise
 
 __all__ = ["AsymmetricLoss", "HingeLoss", "asymmetric_loss", "hinge_loss"]
 
@@ -43,6 +43,20 @@ def _asymmetric_clipped(z: Tensor, t: Tensor, gamma_neg: float, gamma_pos: float
     no = xp.where(easy, 0, -focus * log_rest)
     no_slope = focus * p * q * (1 / rest - gamma_neg * log_rest / shifted)
     return mix(t, yes, no), mix(t, yes_slope, xp.where(easy, 0, no_slope))
+
+
+def _asymmetric_as_published(z: Tensor, t: Tensor, clip: float) -> Evaluated:
+    # The paper's 4 and 1 are powers that need neither logarithm nor exponential of their own.
+    p, q, cost = xp.sigmoid(z), xp.sigmoid(-z), xp.softplus(-z)
+    easy = p <= clip
+    shifted = xp.where(easy, 1, p - clip)
+    rest = xp.minimum(q + clip, 1)
+    log_rest = xp.log(rest)
+    cube = shifted * shifted * shifted
+    focus = cube * shifted
+    no = xp.where(easy, 0, -focus * log_rest)
+    no_slope = p * q * (focus / rest - 4 * log_rest * cube)
+    return mix(t, q * cost, no), mix(t, -q * (p * cost + q), xp.where(easy, 0, no_slope))
 
 
 def hinge_loss(
@@ -146,8 +160,10 @@ def asymmetric_loss(
             f"gamma_neg={gamma_neg}, gamma_pos={gamma_pos}, clip={clip}; allowed are gammas of 0 or more and "
             "a clip in [0, 1)"
         )
-    rule = _asymmetric_clipped if clip else _asymmetric
-    parameters = (gamma_neg, gamma_pos, clip) if clip else (gamma_neg, gamma_pos)
+    rule: Rule = _asymmetric_clipped if clip else _asymmetric
+    parameters: tuple[float, ...] = (gamma_neg, gamma_pos, clip) if clip else (gamma_neg, gamma_pos)
+    if clip and (gamma_neg, gamma_pos) == (4, 1):
+        rule, parameters = _asymmetric_as_published, (clip,)
     return pointwise(
         rule,
         input,
