@@ -79,9 +79,13 @@ def load(name: str, folder: str) -> Data:
         kind = "classes"
     elif name == "california_housing":
         with gzip.open(Path(folder) / "california_housing" / "california_housing.csv.gz", "rt") as file:
-            rows = np.genfromtxt(file, delimiter=",", skip_header=1)
-        rows = rows[np.isfinite(rows).all(axis=1)][:: max(1, len(rows) // 3000)]
-        x, y, kind = rows[:, :-1].astype(np.float32), rows[:, -1].astype(np.float32), "value"
+            names = file.readline().strip().split(",")
+            rows = np.genfromtxt(file, delimiter=",")
+            target = names.index("median_house_value")
+        numeric = [k for k in range(rows.shape[1]) if k != target and np.isfinite(rows[:, k]).mean() > 0.5]
+        rows = rows[np.isfinite(rows[:, [*numeric, target]]).all(axis=1)]
+        rows = rows[:: max(1, len(rows) // 3000)]
+        x, y, kind = rows[:, numeric].astype(np.float32), rows[:, target].astype(np.float32), "value"
     else:
         from sklearn import datasets
 

@@ -23,6 +23,7 @@ from trivet.doctor.guard import NonFiniteError, check_gradients
 from trivet.doctor.setting import of_inputs, of_model, of_targets
 from trivet.doctor.signals import Sampler
 from trivet.errors import InputError
+from trivet.optim import total_norm
 from trivet.recipes import Finding
 from trivet.record import End, Eval, Event, Found, Journal, Probe, Record, Setting, Start, Step, as_record
 
@@ -216,7 +217,7 @@ class Watch:
 
     def _before(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         began = time.perf_counter()
-        if self.guard:
+        if self.guard and not self._finite():
             try:
                 check_gradients(self.sampler.whole, self._inputs, self.step_number + 1)
             except NonFiniteError as error:
@@ -229,6 +230,13 @@ class Watch:
         if self.sampler.armed and not self._stepped:
             self.sampler.before_step()
         self.spent += time.perf_counter() - began
+
+    def _finite(self) -> bool:
+        """Whether the norm of all gradients is finite: one pass over them, which every step pays for."""
+        try:
+            return math.isfinite(float(total_norm(self.sampler.owned)))
+        except (RuntimeError, NotImplementedError):  # sparse gradients have no such norm: look closer
+            return False
 
     def _stop(self, error: NonFiniteError) -> None:
         """Put what the guard saw into the record, as the last probe of a run that ended there."""

@@ -99,7 +99,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 @rule("TV217", "a class that is left out", needs="loss recalls", explains="TV215 TV205")
 def minority(e: Evidence) -> Finding | None:
-    """A rare class is never named: the loss is small without it."""
+    """A rare class is seldom or never named: the mean loss is small without it, so nothing pulls towards it."""
     recalls = next((r for r in reversed(e.recalls) if r), ())
     shares = np.array(e.setting.class_shares) if e.setting.class_shares else _seen(e)
     late = np.array(recalls) if recalls else _recalls(e)
