@@ -87,6 +87,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precision : "float32" or "bfloat16" (autocast).  accumulate : batches per optimizer step.
     initialize : "model" (the weights it is made with), or "data": drawn anew, with unit variance in every layer on a
         training batch and the output at the best constant (`trivet.initialize`).
+    spikes : "stop" at a loss that is not finite, or "skip" batches whose loss is far above the recent ones or not
+        finite, going back to earlier weights when that does not end.
 
     Raises `RecipeError` for unknown names (the nearest is offered), unknown parameters, and impossible values.
 
@@ -107,6 +109,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulate: int = 1
     initialize: Literal["model", "data"] = "model"
+    spikes: Literal["stop", "skip"] = "stop"
     why: tuple[Advice, ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from trivet.training.checkpoints import load_checkpoint, save_checkpoint
 from trivet.training.initialization import initialize
 from trivet.training.interrupt import Interrupt
 from trivet.training.random_state import RandomState
+from trivet.training.spikes import Spikes
 
 if TYPE_CHECKING:
     from trivet.recipes import Parts, Recipe
@@ -109,6 +111,9 @@ class _Training:
         torch.manual_seed(seed)
         self.model = task.make_model(seed).to(device)
         self.parts: Parts = recipe.build(self.model, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
+        self.spikes = Spikes() if recipe.spikes == "skip" else None
+        self.refused = False  # the last batch
+        self.snapshot: tuple[dict[str, Tensor], dict[str, object]] | None = None
         if recipe.initialize == "data":
             self._initialize()
         self.outer_random = random
@@ -168,22 +173,27 @@ class _Training:
         window: list[float] = []
         # Once: evaluation puts the mode back, and a walk over all modules costs more than the record of a step.
         self.model.train()
+        self._keep()
         while self.step < self.steps:
             began = time.perf_counter()
             loss, norm = self._train_step(want_norm=(self.step + 1) % every == 0)
             self.busy += time.perf_counter() - began
             self.step += 1
-            window.append(loss)
-            if not math.isfinite(loss):
-                self._diverged(loss)
-            if self.observer is not None:
-                self.observer.step(loss, self.last_lr, norm)
-            if self.step % every == 0 or self.step == self.steps:
+            if self.refused:
+                self._leave_out(loss)
+            else:
+                window.append(loss)
+                if not math.isfinite(loss):
+                    self._diverged(loss)
+                if self.observer is not None:
+                    self.observer.step(loss, self.last_lr, norm)
+            if window and (self.step % every == 0 or self.step == self.steps):
                 lr = self.last_lr
                 self._say(Step(self.step, sum(window) / len(window), lr, round(self._seconds(), 4), norm))
                 window.clear()
             if self.step % self.steps_per_epoch == 0 or self.step == self.steps:
                 self._evaluate()
+                self._keep()
                 if self.waited >= self.patience:
                     return "finished" if self.step == self.steps else "stopped early"
             if interrupt.requested:
@@ -195,7 +205,35 @@ class _Training:
                 self._save()
         return "finished"
 
+    def _leave_out(self, loss: float) -> None:
+        """A batch was left out; when that does not end, go back to the weights of the last evaluation."""
+        assert self.spikes is not None
+        if not self.spikes.lost:
+            return
+        if self.snapshot is None or self.spikes.went_back():
+            self._diverged(loss, f"; it went back to earlier weights {self.spikes.returns} times")
+        model, optimizer = self.snapshot
+        self.model.load_state_dict(model)
+        self.parts.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self._say(
+            Note(self.step, "losses stayed far above their level: went back to the weights of the last evaluation")
+        )
+
+    def _keep(self) -> None:
+        """Keep the weights and the optimizer's state to go back to."""
+        if self.spikes is not None and not self.refused:
+            weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.snapshot = weights, copy.deepcopy(self.parts.optimizer.state_dict())
+
     def _close(self, reason: str) -> None:
+        if self.spikes is not None and self.spikes.skipped:
+            self._say(
+                Note(
+                    self.step,
+                    f"{self.spikes.skipped} of {self.step} batches were left out: their loss was far "
+                    "above its level, or not finite",
+                )
+            )
         if self.observer is not None:
             self.observer.close()
         self._say(End(self.step, reason, self._seconds()))
@@ -217,9 +255,12 @@ class _Training:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
         self.last_lr = float(parts.optimizer.param_groups[0]["lr"])
-        parts.optimizer.step()
+        mean = total / self.recipe.accumulate
+        self.refused = self.spikes is not None and self.spikes.refuses(mean, None if norm is None else float(norm))
+        if not self.refused:
+            parts.optimizer.step()
         parts.scheduler.step()
-        return total / self.recipe.accumulate, None if norm is None else float(norm)
+        return mean, None if norm is None else float(norm)
 
     def _batch(self, index: int) -> tuple[Input, Tensor]:
         """Return the index-th batch of the run: each epoch is a permutation drawn from the seed and its number."""
@@ -249,10 +290,10 @@ class _Training:
         self.waited = 0 if better else self.waited + 1
         self._say(Eval(self.step, "val", metric, loss, round(self._seconds(), 4), better))
 
-    def _diverged(self, loss: float) -> None:
+    def _diverged(self, loss: float, more: str = "") -> NoReturn:
         lr = self.recipe.optimizer.get("lr")
         raise DivergedError(
-            f"the loss became {loss} at step {self.step} of {self.steps} (rate {self.last_lr:.3g}); "
+            f"the loss became {loss} at step {self.step} of {self.steps} (rate {self.last_lr:.3g}){more}; "
             f"try a lower rate (optimizer.lr = {lr}), a longer warmup, or clip = {{norm = 1.0}}"
         )
 
@@ -276,6 +317,7 @@ class _Training:
             "best_step": self.best_step,
             "best_model": self.best_model,
             "waited": self.waited,
+            "spikes": None if self.spikes is None else self.spikes.data,
         }
         save_checkpoint(self.checkpoints, state)
 
@@ -290,6 +332,8 @@ class _Training:
         self.best = tuple(state["best"])  # type: ignore[assignment, arg-type]
         for name in ("step", "best_metric", "best_step", "best_model", "waited"):
             setattr(self, name, state[name])
+        if self.spikes is not None and state.get("spikes") is not None:
+            self.spikes = Spikes.of(state["spikes"])  # type: ignore[arg-type]
         self.spent = float(state["seconds"])  # type: ignore[arg-type]
         self._say(Resume(self.step))
         return True
