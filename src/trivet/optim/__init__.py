@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from trivet.optim.accumulation import Accumulation, full_batch
 from trivet.optim.adadelta import Adadelta
 from trivet.optim.adafactor import Adafactor
 from trivet.optim.adagrad import Adagrad
@@ -36,6 +37,7 @@ __all__ = [
     "SAM",
     "SGD",
     "SWA",
+    "Accumulation",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -62,6 +64,7 @@ __all__ = [
     "clip_norm_",
     "clip_value_",
     "decoded",
+    "full_batch",
     "memory_plan",
     "param_groups",
     "total_norm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class Adafactor(WholeTensorOptimizer):
     Source: Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018, algorithms 4, 5;
     :math:`\epsilon_1` bounds the estimate from below instead of being added to :math:`g^2`, as in torch.
     """
+
+    gathers: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from trivet.optim.adam import AdamW
 from trivet.optim.base import Backend, Params
 from trivet.optim.groups import Groups, param_groups
 from trivet.optim.hyperparameters import one_of
+from trivet.optim.whole import sharded
 
 __all__ = ["Muon", "orthogonalized"]
 
@@ -153,7 +154,8 @@ class Muon(AdamW):
                 original = group["adjust_lr_fn"] == "original"
                 scale = math.sqrt(max(1, rows / columns)) if original else 0.2 * math.sqrt(max(rows, columns))
                 param.mul_(1 - lr * group["weight_decay"])
-                param.add_(step.view(param.shape).to(param.dtype), alpha=-lr * scale)
+                step = step.view(param.shape).to(param.dtype)
+                param.add_(sharded(step, param) if hasattr(param, "to_local") else step, alpha=-lr * scale)
 
     def _direction(self, group: Mapping[str, Any], param: Tensor) -> Tensor:
         grad = param.grad
@@ -162,11 +164,13 @@ class Muon(AdamW):
             raise InputError("Muon takes no sparse gradients; use Embedding(sparse=False)")
         factor = -self._scale if group.get("maximize") else self._scale
         grad = grad if factor == 1 else factor * grad
-        state = self.state[param]
+        state = self._state[param]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
         buffer = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
         update = grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+        if hasattr(update, "full_tensor"):  # a shard's rows say nothing of the matrix's directions
+            update = update.full_tensor()
         return orthogonalized(update.flatten(1), group["ns_steps"], group["ns_coefficients"], group["ns_eps"])
 
     def routes(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -22,8 +22,12 @@ class WholeTensorOptimizer(Measured, torch.optim.Optimizer, abc.ABC):
     """An optimizer whose update needs a parameter's tensor as a whole; a subclass gives `update`.
 
     The arithmetic is in float32 or wider. Norms are `torch.linalg` calls, so that FSDP2's parameters give the norm of
-    the whole tensor, not of a shard. Nothing waits for the device. Complex parameters and sparse gradients raise.
+    the whole tensor, not of a shard; where that is not enough (`gathers`), every process gathers the parameter and its
+    gradient, makes the same update, and keeps its shard; states are then whole on every process. Nothing waits for the
+    device. Complex parameters and sparse gradients raise.
     """
+
+    gathers: ClassVar[bool] = False
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self._unmeasured()
@@ -76,9 +80,18 @@ class WholeTensorOptimizer(Measured, torch.optim.Optimizer, abc.ABC):
                 params = [param for param in group["params"] if param.grad is not None]
                 with self._measuring(params):
                     for param in params:
-                        self.update(group, param, self._gradient(group, param), self.state[param])
+                        self._update_whole(group, param)
             self._armed = False
         return loss
+
+    def _update_whole(self, group: Mapping[str, Any], param: Tensor) -> None:
+        grad, state = self._gradient(group, param), self.state[param]
+        if not (self.gathers and hasattr(param, "full_tensor")):
+            self.update(group, param, grad, state)
+            return
+        whole = param.full_tensor()
+        self.update(group, whole, grad.full_tensor(), state)  # type: ignore[attr-defined]
+        param.copy_(sharded(whole, param))
 
     def _gradient(self, group: Mapping[str, Any], param: Tensor) -> Tensor:
         grad = param.grad
@@ -90,6 +103,16 @@ class WholeTensorOptimizer(Measured, torch.optim.Optimizer, abc.ABC):
             raise InputError(f"{name} takes no complex parameters; give torch.view_as_real(...) of them, or use Adam")
         grad = grad.to(wide(param.dtype))
         return -grad if group.get("maximize") else grad
+
+
+def sharded(whole: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor that every process holds whole as the distributed tensor that another is; nothing is sent."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(like, DTensor)
+    mesh, placements = like.device_mesh, like.placements
+    replicated = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated.redistribute(placements=placements)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
