@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 
 import trivet
-from trivet.advice import recommend
+from trivet.advice import lint, recommend
 from trivet.doctor import Doctor
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
 from trivet.figures.style import number
 from trivet.recipes import Advice, Edit, Recipe
-from trivet.record import Baseline, Journal, Judged, Result, Run, TaskCard, new_run, refuse_taken
+from trivet.record import Baseline, Journal, Judged, Note, Result, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
 from trivet.tasks import KINDS, Decision, Split, Task, bootstrap_difference, read_task
 from trivet.training import Outcome, Recorder, make_progress, predict_outputs, rehearse, train
@@ -97,11 +97,18 @@ def _carry_on(
     chosen, facts = run.recipe, run.read("profile.json", Profile)
     if not (run.path / "checkpoint.pt").exists():
         display.say(chosen.explain())
+        accused = _accuse(chosen, task, facts, card)
+        for said in accused:
+            display.say(f"lint: {said}")
+    else:
+        accused = []
     chosen = _fit_into(run, task, chosen, left(), card)
     if not card.own_recipe:
         chosen = _find_rate(run, task, chosen, facts, left(), card.seed, display)
     display.say(f"training into {run.path}")
     with Journal(run.path / "record.jsonl") as journal:
+        for said in accused:
+            journal.write(Note(0, f"lint: {said}"))
         outcome = train(
             task,
             chosen,
@@ -153,6 +160,14 @@ def _begin(
     run.write_recipe(chosen)
     run.write("task.json", card)  # last: a run that has it has all that resuming needs
     return run, task, card
+
+
+def _accuse(recipe: Recipe, task: Task, facts: Profile | None, card: TaskCard) -> list[str]:
+    """Return what lint has against a user's own recipe, in words; it warns and does not stop the run."""
+    if not card.own_recipe:
+        return []
+    serious = [finding for finding in lint(recipe, task, profile=facts, seed=card.seed) if finding.severity != "note"]
+    return [f"{finding.code} {finding.message} Fix: {finding.fix}" for finding in serious]
 
 
 def _reopen(task: Task | str | None, run: Run) -> tuple[Run, Task, TaskCard]:

@@ -9,7 +9,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from trivet.tasks.kinds import KINDS
+from trivet.facts.doubt import ROWS, drift, label_noise
+from trivet.tasks.kinds import KINDS, Kind
 from trivet.tasks.splits import shared_rows
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
     Shares lie in [0, 1]. `residual_kurtosis` is the excess kurtosis (0 for a normal distribution, 3 for a
     Laplace one) and `outlier_share` the share past 3.5 robust standard deviations, both of the residuals of a
     linear fit by Huber's loss: tails of the target that the inputs explain do not count.
-    `residual_scale` is their robust standard deviation in units of the target's standard deviation.
+    `label_noise` (with its standard error) is `trivet.facts.doubt.label_noise`; `drift_val` and `drift_test` are how
+    well a model tells that split's rows from training rows (AUC; 0.5 is alike), `drift_error` their standard error by
+    chance. `residual_scale` is their robust standard deviation in units of the target's standard deviation.
     """
 
     rows: int
@@ -48,6 +51,11 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
     share_at_maximum: float | None = None
     shared_with_val: float | None = None
     shared_with_test: float | None = None
+    label_noise: float | None = None
+    label_noise_error: float | None = None
+    drift_val: float | None = None
+    drift_test: float | None = None
+    drift_error: float | None = None
 
 
 def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
@@ -67,6 +75,7 @@ def measure_data(task: Task, *, seed: int = 0) -> DataFacts:
     )
     basic = _with_duplicates(basic, task)
     kind = KINDS[task.kind]
+    basic = _with_doubts(basic, task, kind, inputs, targets, seed)
     numbers, counts = kind.numbers(targets), kind.class_counts(targets, task.outputs)
     if numbers is not None:
         return _with_tails(basic, inputs, numbers)
@@ -78,6 +87,29 @@ def _with_duplicates(basic: DataFacts, task: Task) -> DataFacts:
         return basic
     val, test = (shared_rows(task.train, split) / len(split) for split in (task.val, task.test))
     return msgspec.structs.replace(basic, shared_with_val=val, shared_with_test=test)
+
+
+def _with_doubts(
+    basic: DataFacts, task: Task, kind: Kind, inputs: Tensor | tuple[Tensor, ...], targets: Tensor, seed: int
+) -> DataFacts:
+    """Add label noise and drift where inputs are numbers that distances make sense of; whole numbers are codes."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or not torch.isfinite(inputs).all():
+        return basic
+    noise = label_noise(inputs, targets, max(task.outputs, 2), seed=seed) if kind.classifies else None
+    moved = []
+    for split in (task.val, task.test):
+        rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:ROWS]
+        other, _ = split.batch(rows)
+        moved.append(drift(inputs, other, seed=seed) if isinstance(other, Tensor) else None)
+    val, test = moved
+    return msgspec.structs.replace(
+        basic,
+        label_noise=noise[0] if noise else None,
+        label_noise_error=noise[1] if noise else None,
+        drift_val=val[0] if val else None,
+        drift_test=test[0] if test else None,
+        drift_error=max((part[1] for part in moved if part), default=None),
+    )
 
 
 def _with_classes(basic: DataFacts, counts: Tensor) -> DataFacts:

@@ -154,3 +154,58 @@ def batch_size(s: Setup) -> Finding | None:
         s.edit("batch_size", max(fit, 8), "take a smaller batch"),
         {"batch": s.batch_size, "rows": s.rows},
     )
+
+
+@rule(
+    "TV117", "splits that are not alike", source="Lopez-Paz and Oquab 2017, classifier two-sample tests", confidence=0.8
+)
+def drift(s: Setup) -> Finding | None:
+    """A small model tells rows of a held-out split from training rows: the splits differ, so a score on one says less
+    about the other.
+
+    It happens with data ordered by time, place or patient. If rows are alike in the end, split at random; if the
+    future is what is to be predicted, let validation differ as test does (`--time COLUMN`).
+    """
+    data = s.profile.data if s.profile is not None else None
+    if data is None or data.drift_error is None:
+        return None
+    auc = max(data.drift_val or 0.5, data.drift_test or 0.5)
+    if auc - 0.5 < max(0.1, 4 * data.drift_error):
+        return None
+    return found(
+        "TV117",
+        "warning" if auc > 0.75 else "note",
+        f"A model tells a held-out split from training: AUC {auc:.2f} (chance 0.5, error {data.drift_error:.2f}).",
+        "split at random, or by time so that validation differs from training as test does",
+        {"auc": auc, "standard error by chance": data.drift_error},
+        refuted_by="the splits differ on purpose, and validation stands for what will come",
+    )
+
+
+@rule(
+    "TV111",
+    "labels that are doubtful",
+    source="Northcutt et al. 2021, Confident Learning; measured here",
+    confidence=0.6,
+)
+def label_noise(s: Setup) -> Finding | None:
+    """Neighbours and a linear model agree on another label for many rows. Cross entropy has no bound: late in a run it
+    spends itself on rows that are labelled wrong, and remembers them.
+
+    It happens with labels from crowds, rules or other models. Look at these rows; take generalised cross entropy or
+    label smoothing, and stop early.
+    """
+    data = s.profile.data if s.profile is not None else None
+    if data is None or data.label_noise is None or s.loss_name not in ("cross_entropy",):
+        return None
+    error = data.label_noise_error or 0.0
+    if data.label_noise - 2 * error < 0.08 or (s.recipe is not None and s.recipe.loss.get("label_smoothing")):
+        return None
+    return found(
+        "TV111",
+        "note",
+        f"About {data.label_noise:.0%} of the labels are contradicted by their neighbours and by a linear model.",
+        s.edit("loss", {"name": "generalized_cross_entropy_loss"}, "use trivet.losses.GeneralizedCrossEntropyLoss()"),
+        {"contradicted": data.label_noise, "standard error": error},
+        refuted_by="the classes overlap in the inputs; labels are right",
+    )
