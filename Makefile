@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORE := .venv-core
+LOOPS := .venv-integrations
 DATA ?= sklearn:breast_cancer
 ARGS ?=
 
-.PHONY: fit test test-core check bench docs clean
+.PHONY: fit test test-core test-integrations check bench docs clean
 
 fit: $(VENV)/.ready
 	$(BIN)/trivet fit $(DATA) $(ARGS)
@@ -23,6 +24,10 @@ test-core: $(CORE)/.ready
 	$(CORE)/bin/python -m pytest -q -m "not app and not slow" \
 		$(addprefix tests/,$(CORE_PARTS)) $(addprefix src/trivet/,$(CORE_PARTS))
 
+# Lightning, transformers, Ignite and TensorBoard themselves: asked for by name, for they are large.
+test-integrations: $(LOOPS)/.ready
+	$(LOOPS)/bin/python -m pytest -q tests/integrations src/trivet/integrations
+
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -37,7 +42,7 @@ docs: $(VENV)/.ready
 	$(BIN)/python -m docs.conformance
 
 clean:
-	rm -rf $(VENV) $(CORE) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
+	rm -rf $(VENV) $(CORE) $(LOOPS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage* dist
 
 # torch is installed first and pinned exactly, so that no later resolution looks for another build of it.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -50,4 +55,11 @@ $(CORE)/.ready: pyproject.toml constraints.txt
 	test -x $(CORE)/bin/python || $(PYTHON) -m venv $(CORE)
 	$(CORE)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==2.13.0"
 	$(CORE)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e . pytest hypothesis
+	touch $@
+
+$(LOOPS)/.ready: pyproject.toml constraints.txt
+	test -x $(LOOPS)/bin/python || $(PYTHON) -m venv $(LOOPS)
+	$(LOOPS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(LOOPS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e ".[app,lightning,transformers,ignite,tensorboard]" pytest hypothesis
 	touch $@

@@ -108,7 +108,7 @@ class Watch:
         self._said: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
         for optimizer in optimizers:
-            self._handles.append(optimizer.register_step_pre_hook(self._before))
+            self._handles.append(optimizer.register_step_pre_hook(self._hooked))
             self._handles.append(optimizer.register_step_post_hook(self._after))
         if guard:
             self._handles.append(model.register_forward_pre_hook(self._keep_inputs))
@@ -214,6 +214,26 @@ class Watch:
                 self._inputs.clear()
                 self._began_anew = False
             self._inputs.append(inputs)
+
+    def _hooked(
+        self, optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+        """Look before the step; with a closure the gradients are made inside the step, so look at the closure's end."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            self._before(optimizer, args, kwargs)
+            return None
+        make, looked = closure, False
+
+        def looking() -> object:
+            nonlocal looked
+            loss = make()
+            if not looked:
+                looked = True
+                self._before(optimizer, args, kwargs)
+            return loss
+
+        return args[:1], {**kwargs, "closure": looking}
 
     def _before(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
         began = time.perf_counter()
