@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import trivet
-from trivet.errors import DivergedError
+from trivet.errors import DivergedError, RecipeError
 from trivet.record import Journal, read_record
 from trivet.training import Recorder, train
 from trivet.training.spikes import Spikes
@@ -69,6 +69,11 @@ def test_a_run_of_nothing_but_broken_rows_gives_up() -> None:
 def test_without_spikes_the_guarded_run_is_the_same_run() -> None:
     ends = [train(task(0), recipe).model.weight for recipe in (RECIPE, SKIP)]
     assert torch.equal(*ends)
+
+
+def test_a_script_is_refused_rather_than_written_without_it() -> None:
+    with pytest.raises(RecipeError, match="spikes"):
+        SKIP.to_python()
 
 
 def test_the_judge_survives_a_checkpoint() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
+from trivet.errors import RecipeError
 from trivet.recipes.catalogue import loss_class, loss_terms, optimizer_class, parameters_of
 from trivet.recipes.recipe import format_value
 
@@ -160,6 +161,8 @@ def to_python(recipe: Recipe, task: Exportable | None = None) -> str:
         "norm": "        nn.utils.clip_grad_norm_(model.parameters(), {})\n",
         "value": "        nn.utils.clip_grad_value_(model.parameters(), {})\n",
     }
+    if recipe.spikes != "stop":
+        raise RecipeError('spikes = "skip" is not written as a plain script; export the recipe with spikes = "stop"')
     if recipe.initialize == "data":
         imports.append("import trivet")
     return TEMPLATE.format(
