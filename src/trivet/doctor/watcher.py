@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from trivet.doctor.examine import examine
@@ -110,6 +111,7 @@ class Watch:
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._hooked))
             self._handles.append(optimizer.register_step_post_hook(self._after))
+        self._telling = _telling(self.sampler)
         if guard:
             self._handles.append(model.register_forward_pre_hook(self._keep_inputs))
         self._arm()
@@ -252,9 +254,9 @@ class Watch:
         self.spent += time.perf_counter() - began
 
     def _finite(self) -> bool:
-        """Whether the norm of all gradients is finite: one pass over them, which every step pays for."""
+        """Whether gradients are finite, told by the small ones: a bias sums what its layer's weights are made of."""
         try:
-            return math.isfinite(float(total_norm(self.sampler.owned)))
+            return math.isfinite(float(total_norm(self._telling)))
         except (RuntimeError, NotImplementedError):  # sparse gradients have no such norm: look closer
             return False
 
@@ -426,6 +428,18 @@ def watch(
     if guard is None:
         guard = next(iter(model.parameters())).device.type == "cpu"
     return Watch(model, optimizers, loss, steps=steps, guard=guard, share=share, on_finding=on_finding, write=write)
+
+
+def _telling(sampler: Sampler) -> list[Tensor]:
+    """Return the parameters whose gradients show a NaN first: each layer's vectors, or all it has where it has none."""
+    owned = {id(p) for p in sampler.owned}
+    chosen: list[Tensor] = []
+    for module in sampler.modules:
+        params = [p for p in module.parameters(recurse=False) if id(p) in owned]
+        lazy = any(is_lazy(p) for p in params)
+        vectors = [] if lazy else [p for p in params if p.ndim <= 1]
+        chosen += vectors or params
+    return chosen
 
 
 def _rate(optimizers: Sequence[torch.optim.Optimizer]) -> float:
