@@ -76,7 +76,7 @@ def full_batch(
     """Make one step of gradient descent on all batches together and return the mean loss before it.
 
     Memory is that of one batch. `loss` takes a batch and returns its mean loss and what that was divided by (see
-    `Accumulation`). In a recipe: `batch_size` times `accumulate` at least the size of the training split.
+    `Accumulation`). In a recipe, `batch_size` at least the size of the training split does the same in one batch.
 
     >>> w = torch.nn.Parameter(torch.tensor(0.0))
     >>> data = torch.tensor([1.0, 2.0, 3.0, 6.0])
