@@ -34,3 +34,6 @@ app.command("trivet.cli.search:search", name="search", help="Search for a recipe
 app.command("trivet.cli.rates:lr_find", name="lr-find", help="Find the learning rate for DATA.")
 app.command("trivet.cli.rates:schedule", name="schedule", help="Show the rate of RECIPE over a run, before it runs.")
 app.command("trivet.cli.runs:app", name="runs", help="List runs; compare or remove them.")
+
+# For bash, zsh and fish; `--shell` names one, `--output` another file than the shell's own.
+app.register_install_completion_command(add_to_startup=False)
