@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import trivet
 from benchmarks.store import store
 
-PAIRS, WARMUP = 5, 60
+PAIRS, WARMUP = 3, 60
 
 
 def mlp() -> tuple[nn.Module, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def run(make: Callable[[], tuple[nn.Module, Tensor, Tensor]], steps: int, watche
 def main() -> None:
     torch.set_num_threads(1)
     table = []
-    for make, steps in ((mlp, 1500), (cnn, 300), (transformer, 400)):
+    for make, steps in ((mlp, 1000), (cnn, 200), (transformer, 300)):
         run(make, 20, True)
         ratios, bare, counted, probes = [], [], [], 0
         for pair in range(PAIRS):
