@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import platform
 import shlex
+import statistics
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,7 +21,20 @@ from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
 from trivet.figures.style import number
 from trivet.recipes import Advice, Edit, Recipe
-from trivet.record import Baseline, Journal, Judged, Note, Result, Run, TaskCard, new_run, refuse_taken
+from trivet.record import (
+    Baseline,
+    Eval,
+    Event,
+    Journal,
+    Judged,
+    Note,
+    Result,
+    Run,
+    Step,
+    TaskCard,
+    new_run,
+    refuse_taken,
+)
 from trivet.report import write_report
 from trivet.tasks import KINDS, Decision, Split, Task, bootstrap_difference, read_task
 from trivet.training import Outcome, Recorder, make_progress, predict_outputs, rehearse, train
@@ -228,12 +243,14 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
     """Cut the length so that the decay ends within the budget; a resumed run keeps the length that it has."""
     if seconds is None or (run.path / "checkpoint.pt").exists():
         return recipe
-    probe = recipe.apply(Edit("epochs", min(recipe.epochs, 40 * recipe.batch_size / len(task.train))))
-    began = perf_counter()
-    outcome = train(task, probe, seed=card.seed)
-    per_step = (perf_counter() - began) / max(1, outcome.step)
+    probe = recipe.apply(Edit("epochs", min(recipe.epochs, 20 * recipe.batch_size / len(task.train))))
+    began, pace = perf_counter(), _Pace()
+    train(task, probe, seed=card.seed, callbacks=[pace])
+    per_epoch = max(1, len(task.train) // (recipe.batch_size * recipe.accumulate))
+    per_step = pace.step() + pace.evaluation / per_epoch
     # A quarter is kept for the judgement and the report; finding the rate costs up to half of the run again.
-    affordable = 0.75 * (seconds - (perf_counter() - began)) / per_step / (1.0 if card.own_recipe else 1.5)
+    left = 0.75 * (seconds - (perf_counter() - began)) / (1.0 if card.own_recipe else 1.5)
+    affordable = max(1.0, (left - pace.evaluation) / per_step)
     steps = recipe.epochs * len(task.train) / recipe.batch_size
     if affordable >= steps:
         return recipe
@@ -243,12 +260,31 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
             Edit("epochs", epochs),
             f"The budget allows about {affordable:,.0f} steps, and a schedule that ends inside it beats one cut off.",
             {"seconds per step": per_step, "seconds left": seconds},
-            "measured on the first steps of this run",
+            "the first steps without the slowest of them, and one evaluation",
             confidence=0.9,
         )
     )
     run.write_recipe(cut)
     return cut
+
+
+class _Pace:
+    """Times steps and evaluation apart: the first step pays for compilation, and an evaluation is no step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.evaluation = 0.0
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self.times.append(event.seconds)
+        elif isinstance(event, Eval) and self.times:
+            self.evaluation = event.seconds - self.times[-1]
+
+    def step(self) -> float:
+        """Return the seconds of an ordinary step: the mean without the slowest quarter."""
+        lengths = sorted(later - earlier for earlier, later in itertools.pairwise([0.0, *self.times]))
+        return max(1e-6, statistics.fmean(lengths[: max(1, 3 * len(lengths) // 4)]))
 
 
 def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:

@@ -291,6 +291,19 @@ def test_nothing_to_fit_is_said() -> None:
         trivet.fit()
 
 
+def test_a_slow_first_step_does_not_shorten_the_run() -> None:
+    from trivet.record import Eval, Step
+    from trivet.workflow import _Pace
+
+    pace = _Pace()
+    for number in range(20):  # five seconds of compilation, then 10 ms a step, with evaluations of 0.3 s in between
+        pace.handle(Step(number + 1, 1.0, 0.1, 5.0 + 0.01 * number + 0.3 * (number // 10)))
+        if number in (9, 19):
+            pace.handle(Eval(number + 1, "val", 0.5, 1.0, 5.0 + 0.01 * number + 0.3 * (number // 10) + 0.3))
+    assert pace.step() == pytest.approx(0.01)
+    assert pace.evaluation == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("2m", 120), ("0.5h", 1800), (3, 3)])
 def test_budgets_are_read(text: str | float, seconds: float) -> None:
     assert parse_budget(text) == seconds
