@@ -6,6 +6,7 @@ from trivet.advice.lint.base import Setup, Severity, found, nice, rule
 from trivet.advice.recommend.loss import HUBER_DELTA
 from trivet.losses import catalogue
 from trivet.recipes import Edit, Finding
+from trivet.recipes.catalogue import loss_terms
 from trivet.recipes.recipe import Part
 
 PLAIN_ENTROPY = ("cross_entropy", "binary_cross_entropy_with_logits", "binary_cross_entropy", "nll_loss")
@@ -24,6 +25,9 @@ BENT = (
     "generalized_cross_entropy_loss",
 )
 
+# Losses of regression whose outputs are the logarithm of a rate, or a mean and a variance.
+MEANINGS = {"poisson_nll_loss", "gaussian_nll_loss"}
+
 
 @rule("TV101", "the loss does not fit the kind of task", source="the shapes and meanings of each kind of task")
 def misfit(s: Setup) -> Finding | None:
@@ -34,26 +38,21 @@ def misfit(s: Setup) -> Finding | None:
     It happens when a recipe is carried from one task to another. Take the plain loss of the kind, or one of its
     family.
     """
-    if s.kind is None or s.recipe is None or s.profile is None or s.loss_name not in catalogue():
+    if s.kind is None or s.recipe is None or s.profile is None or s.kind.name in ("embedding", "language"):
         return None
     plain = dict(s.kind.plain_loss(s.profile.data.outputs))
-    mine, wanted = catalogue()[s.loss_name].kind, catalogue()[str(plain["name"])].kind
-    numbers = ("poisson_nll_loss", "gaussian_nll_loss")  # alike in shape, not in what an output means
-    if mine == wanted and (s.loss_name == plain["name"] or {s.loss_name, str(plain["name"])}.isdisjoint(numbers)):
-        return None
     dense = s.targets is not None and s.targets.ndim >= 3
-    if (mine == "region" and dense) or (s.loss_name == "gaussian_nll_loss" and wanted == "regression"):
+    usual = [term for _, term in loss_terms(str(plain["name"]))]
+    strange = [term for _, term in loss_terms(s.loss_name) if term in catalogue() and not _fits(term, usual, dense)]
+    if not strange:
         return None
-    if mine == "matching" or (wanted == "region" and mine in ("binary", "multiclass")):
-        return None
-    if s.kind.name in ("embedding", "distillation", "language"):
-        return None
+    mine = catalogue()[strange[0]].kind
     return found(
         "TV101",
         "error" if s.start is not None and s.start.failed else "warning",
-        f"{s.loss_name} is a loss for {mine} outputs; a {s.kind.name} task starts from {plain['name']}.",
+        f"{strange[0]} is a loss for {mine} outputs; a {s.kind.name} task starts from {plain['name']}.",
         Edit("loss", plain),
-        {"loss": s.loss_name, "takes": str(mine), "kind": s.kind.name},
+        {"loss": strange[0], "takes": str(mine), "kind": s.kind.name},
     )
 
 
@@ -287,6 +286,18 @@ def smoothing(s: Setup) -> Finding | None:
         s.edit("loss.label_smoothing", None, "set label_smoothing to 0"),
         {"label_smoothing": float(amount)},
     )
+
+
+def _fits(term: str, usual: list[str], dense: bool) -> bool:
+    """Return whether a loss takes what one of a kind's usual losses takes; region losses need a target per pixel."""
+    mine = catalogue()[term].kind
+    if term in usual or mine == "matching":
+        return True
+    if mine == "region":
+        return dense
+    if term in MEANINGS or not MEANINGS.isdisjoint(usual):  # alike in shape, not in what an output means
+        return term == "gaussian_nll_loss" and "mse_loss" in usual
+    return mine in {catalogue()[other].kind for other in usual}
 
 
 def _counts(s: Setup) -> list[float] | None:
