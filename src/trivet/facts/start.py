@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from trivet.facts.attention import attending
+
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 Criterion: TypeAlias = Callable[..., Tensor]
 
@@ -43,7 +45,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     best output that ignores its input. `output` is "probabilities" when every row lies in [0, 1] and adds up to 1,
     "unit" when it only lies in [0, 1]; both hold for stretched inputs too, so they are not chance. `dead_share` is the
     largest share of units of a ReLU that are 0 on every row. `varies` is how much of the outputs' size differs from
-    row to row, in [0, 1].
+    row to row, in [0, 1]. `attends` counts the modules in which attention was seen.
     """
 
     rows: int
@@ -56,6 +58,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     output: str = ""
     output_std: float | None = None
     varies: float | None = None
+    attends: int = 0
     failed: str = ""
 
 
@@ -133,7 +136,7 @@ def _measure(model: nn.Module, inputs: Inputs, targets: Tensor | None, loss: Cri
         if isinstance(module, MATRICES)
     ]
     try:
-        with _Zeros() as zeros:
+        with attending(model) as attends, _Zeros() as zeros:
             output = call(model, inputs)
     except Exception as error:  # anything may come out of somebody else's model; the finding says what
         return Start(rows=rows, failed=f"the model fails on the batch: {type(error).__name__}: {error}")
@@ -150,6 +153,7 @@ def _measure(model: nn.Module, inputs: Inputs, targets: Tensor | None, loss: Cri
         output=_range(model, inputs, seen),
         output_std=float(seen.std()) if seen.numel() > 1 else None,
         varies=_varies(seen),
+        attends=len(attends),
         layers=_layers(model, order),
     )
     return start if targets is None or loss is None else _with_loss(start, model, output, targets, loss, order)

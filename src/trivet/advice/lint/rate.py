@@ -219,6 +219,8 @@ def _range(s: Setup) -> tuple[float, float, float]:
 def _attends(s: Setup) -> bool:
     from torch import nn
 
+    if s.start is not None and s.start.attends:
+        return True
     kinds = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
     return s.model is not None and any(
         isinstance(m, kinds) or "Attention" in type(m).__name__ for m in s.model.modules()
