@@ -42,6 +42,31 @@ def test_the_script_reaches_the_same_metric(data: str, tmp_path: Path) -> None:
     assert abs(sum(ours) - sum(theirs)) / 3 <= spread
 
 
+@pytest.mark.parametrize(("batch", "accumulate"), [(32, 3), (100, 64)])
+def test_the_script_accumulates_the_same_batches(
+    batch: int, accumulate: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = trivet.read_task("sklearn:diabetes")
+    assert len(task.train) % 100 != 0
+    # Plain descent: where a batch has a wrong weight, the step has a wrong length.
+    recipe = Recipe(
+        loss="mse_loss",
+        optimizer={"name": "SGD", "lr": 0.02},
+        batch_size=batch,
+        accumulate=accumulate,
+        epochs=6,
+    )
+    task.save_arrays(tmp_path / "data.npz")
+    space: dict[str, object] = {"__file__": str(tmp_path / "train.py"), "__name__": "script"}
+    exec(compile(recipe.to_python(task), "train.py", "exec"), space)
+    space["main"](0)  # type: ignore[operator]
+    outcome = train(task, recipe, seed=0)
+    _, val, _, test = capsys.readouterr().out.split()
+    # The same weights, rows and sums; float32 rounding only.
+    assert float(val) == pytest.approx(outcome.metric, rel=1e-5)
+    assert float(test) == pytest.approx(task.metric(*predict_outputs(outcome.model, task.test)), rel=1e-5)
+
+
 def test_the_written_rate_is_the_schedule(tmp_path: Path) -> None:
     for text in ("warmup(0.05) >> cosine(floor=0.01)", "constant(0.5) >> linear()", "cosine()", "constant()"):
         recipe = Recipe(loss="mse_loss", optimizer={"name": "SGD", "lr": 0.1}, schedule=text)

@@ -173,6 +173,29 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("accumulate", [5, 64])
+def test_accumulation_past_the_split_is_one_step_over_the_whole_split(accumulate: int) -> None:
+    class Plain(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(5, 1)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)).astype(np.float32)
+    task = Task.from_arrays(x, x.sum(1), kind="regression", model=Plain)
+    rows = len(task.train)
+    assert rows % 25 != 0  # the last batch is smaller, so that the mean of means is not the mean
+    assert rows < 5 * 25
+    base = {"loss": "mse_loss", "optimizer": {"name": "SGD", "lr": 0.01}, "epochs": 5}
+    whole = train(task, Recipe.from_dict(base | {"batch_size": rows}))
+    listener = Listener()
+    parts = train(task, Recipe.from_dict(base | {"batch_size": 25, "accumulate": accumulate}), callbacks=[listener])
+    assert parts.steps == whole.steps == 5
+    assert all(math.isfinite(event.loss) for event in listener.of(Step))
+    for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        # Five weighted means against one mean over the same rows: float32 rounding only.
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_trains() -> None:
     outcome = train(make_task(), Recipe.from_dict(RECIPE.as_dict() | {"precision": "bfloat16"}))
     assert math.isfinite(outcome.metric)

@@ -108,7 +108,9 @@ def main(seed: int) -> None:
     data = load()
     inputs, targets = data["train"]
     batch = min(BATCH, len(targets))
-    per_epoch = max(1, len(targets) // (batch * ACCUMULATE))
+    accumulate = min(ACCUMULATE, math.ceil(len(targets) / batch))  # the last batch of a whole split may be smaller
+    rows_per_step = min(batch * accumulate, len(targets))
+    per_epoch = len(targets) // rows_per_step
     steps = max(1, round(EPOCHS * per_epoch))
 
     torch.manual_seed(seed)
@@ -122,14 +124,14 @@ def main(seed: int) -> None:
     model.train()
     for step in range(1, steps + 1):
         optimizer.zero_grad()
-        for part in range(ACCUMULATE):
-            epoch, position = divmod((step - 1) * ACCUMULATE + part, per_epoch * ACCUMULATE)
+        for part in range(accumulate):
+            epoch, position = divmod((step - 1) * accumulate + part, per_epoch * accumulate)
             if position == 0:
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
                 order = torch.randperm(len(targets), generator=generator)
             rows = order[position * batch : (position + 1) * batch]
-            loss = loss_function(model(*(x[rows] for x in inputs)), targets[rows]) / ACCUMULATE
-            loss.backward()
+            loss = loss_function(model(*(x[rows] for x in inputs)), targets[rows])
+            (loss * (len(rows) / rows_per_step)).backward()
 {clip}        optimizer.step()
         scheduler.step()
         if step % per_epoch == 0 or step == steps:

@@ -84,7 +84,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip : `{"norm": 1.0}` or `{"value": 0.5}`; nothing when left out.
     groups : `no_decay` (which families of parameters have no weight decay: "bias", "norm", "embedding")
         and `layer_decay` (factor of the rate from each layer to the one below it).
-    precision : "float32" or "bfloat16" (autocast).  accumulate : batches per optimizer step.
+    precision : "float32" or "bfloat16" (autocast).  accumulate : batches per optimizer step, at most an epoch's.
     initialize : "model" (the weights it is made with), or "data": drawn anew, with unit variance in every layer on a
         training batch and the output at the best constant (`trivet.initialize`).
     spikes : "stop" at a loss that is not finite, or "skip" batches whose loss is far above the recent ones or not

@@ -101,7 +101,10 @@ class _Training:
         self.callbacks = callbacks if observer is None else (*callbacks, observer)
         self.observer, self.checkpoints, self.checkpoint_every = observer, checkpoints, checkpoint_every
         self.batch = min(recipe.batch_size, len(task.train))
-        self.steps_per_epoch = max(1, len(task.train) // (self.batch * recipe.accumulate))
+        # A step is made of at most the whole split, whose last batch may be smaller: more would be empty batches.
+        self.accumulate = min(recipe.accumulate, math.ceil(len(task.train) / self.batch))
+        self.rows = min(self.batch * self.accumulate, len(task.train))  # of one step
+        self.steps_per_epoch = len(task.train) // self.rows
         self.steps = max(1, round(recipe.epochs * self.steps_per_epoch))
         evaluations = math.ceil(self.steps / self.steps_per_epoch)
         self.patience = patience if patience is not None else max(10, math.ceil(0.4 * evaluations))
@@ -241,30 +244,30 @@ class _Training:
     # -- chapters ---------------------------------------------------------------------------------
 
     def _train_step(self, *, want_norm: bool) -> tuple[float, float | None]:
-        """Make one optimizer step; return the mean loss of its batches and the gradient norm where it is known."""
+        """Make one optimizer step; return the mean loss of its rows and the gradient norm where it is known."""
         parts, total = self.parts, 0.0
         parts.optimizer.zero_grad(set_to_none=True)
-        for part in range(self.recipe.accumulate):
-            inputs, targets = self._batch(self.step * self.recipe.accumulate + part)
+        for part in range(self.accumulate):
+            inputs, targets = self._batch(self.step * self.accumulate + part)
+            share = len(targets) / self.rows
             with parts.autocast(self.device):
                 loss = parts.loss(align(call(self.model, inputs), targets), targets)
-            (loss / self.recipe.accumulate if self.recipe.accumulate > 1 else loss).backward()
-            total += loss.item()
+            (loss * share if self.accumulate > 1 else loss).backward()
+            total += loss.item() * share
         norm = parts.clip(self.model)
         if norm is None and want_norm:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
         self.last_lr = float(parts.optimizer.param_groups[0]["lr"])
-        mean = total / self.recipe.accumulate
-        self.refused = self.spikes is not None and self.spikes.refuses(mean, None if norm is None else float(norm))
+        self.refused = self.spikes is not None and self.spikes.refuses(total, None if norm is None else float(norm))
         if not self.refused:
             parts.optimizer.step()
         parts.scheduler.step()
-        return mean, None if norm is None else float(norm)
+        return total, None if norm is None else float(norm)
 
     def _batch(self, index: int) -> tuple[Input, Tensor]:
         """Return the index-th batch of the run: each epoch is a permutation drawn from the seed and its number."""
-        per_epoch = self.steps_per_epoch * self.recipe.accumulate
+        per_epoch = self.steps_per_epoch * self.accumulate
         epoch, position = divmod(index, per_epoch)
         if getattr(self, "_epoch", None) != epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

@@ -129,7 +129,7 @@ def _plan(
 ) -> _Plan:
     """Time a few steps, and cut the whole run's length where the budget would not pay for a final of such runs."""
     rows = len(task.train)
-    batch = recipe.batch_size * recipe.accumulate
+    batch = min(recipe.batch_size * recipe.accumulate, rows)
     whole = max(1, round(recipe.epochs * max(1, rows // batch)))
     if budget is None:
         return _Plan(recipe, 0.0, whole, None, None)
