@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import nn
 
 from trivet import Task, lint, profile, read_task, recommend
-from trivet.recipes import Edit, Recipe
+from trivet.recipes import Edit, Finding, Recipe
 
 pytestmark = pytest.mark.app
 
@@ -94,3 +95,32 @@ def test_rows_that_are_in_two_splits_are_warned_of() -> None:
     copied = Task.from_arrays(np.concatenate([x, x]), np.concatenate([y, y]))
     assert any("TV115" in said for said in accused(good, copied))
     assert not any("TV115" in said for said in accused(good, Task.from_arrays(x, y)))
+
+
+@pytest.mark.parametrize(
+    ("memory", "fix"),
+    [
+        (4_000_000, Edit("optimizer.state_format", "bfloat16")),
+        (3_000_000, Edit("optimizer.state_format", "8bit")),
+        (2_650_000, Edit("optimizer", {"name": "Lion", "lr": 4e-4, "weight_decay": 0.05, "state_format": "8bit"})),
+    ],
+)
+def test_a_recipe_whose_state_does_not_fit_gets_the_gentlest_edit_that_does(memory: int, fix: Edit) -> None:
+    # 281,091 parameters: 1.12 MB, as much for gradients, twice as much for AdamW's state.
+    task = Task.from_arrays(
+        np.random.default_rng(0).normal(size=(300, 32)),
+        np.arange(300) % 3,
+        kind="multiclass",
+        model=lambda: nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 3)),
+    )
+    facts, recipe = profile(task), Recipe(loss="cross_entropy", optimizer={"name": "AdamW", "lr": 2e-3})
+
+    def about_memory(one: Recipe, has: int) -> list[Finding]:
+        return [f for f in lint(one, task, profile=facts, memory=has) if f.code == "TV150"]
+
+    found = about_memory(recipe, memory)
+    assert [f.fix for f in found] == [fix]
+    assert about_memory(recipe.apply(fix), memory) == []
+    assert found[0].evidence["needed after the fix GB"] <= memory / 1e9
+    assert about_memory(recipe, 4_600_000) == []
+    assert "FSDP" in str(about_memory(recipe, 2_000_000)[0].fix)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from trivet.advice.lint.base import Setup, Severity, found, nice, rule
+from trivet.advice.lint.base import Evidence, Setup, Severity, found, nice, rule
+from trivet.errors import InputError
+from trivet.optim.memory import memory_plan
 from trivet.recipes import Edit, Finding
+from trivet.recipes.build import build_optimizer
 
 DECOUPLED = {"Adam": "AdamW", "RAdam": "RAdam", "NAdam": "NAdam", "Adamax": "AdamW"}
 MATTERS = 0.1
@@ -167,26 +170,40 @@ def memory(s: Setup) -> Finding | None:
     """Parameters, gradients and the optimizer's state must be in memory at once; Adam keeps two numbers for each
     parameter, Lion one, SGD with momentum one. Activations come on top.
 
-    It happens with large models. Keep the state in 8 bits or bfloat16, take an optimizer with less state (Lion,
-    Adafactor), or shard it over devices (FSDP).
+    It happens with large models. Keep the state in bfloat16 or 8 bits, take an optimizer with less state (Lion,
+    Adafactor), or shard it over devices (FSDP). For a recipe each of these is planned, and the first that fits is
+    the fix.
     """
     if s.plan is None or s.memory is None or s.plan.total <= s.memory:
         return None
     needed, has = s.plan.total / 1e9, s.memory / 1e9
     state = sum(s.plan.states.values())
-    fits = s.plan.total - state + state / 4 <= s.memory
-    small = s.recipe is not None and s.moves is not None and s.moves.name in ("Adam", "AdamW")
-    fix = (
-        Edit("optimizer", {"name": "Lion", "lr": nice(s.moves.lr / 5), "weight_decay": nice(s.moves.weight_decay * 5)})
-        if small and s.moves is not None and s.plan.total - state / 2 <= s.memory
-        else f"keep the optimizer's state in 8 bits (saves {0.75 * state / 1e9:.3g} GB)"
-        if fits
-        else "shard parameters, gradients and state over several devices (FSDP), or take a smaller model"
-    )
-    return found(
-        "TV150",
-        "error",
-        f"Training needs {needed:.3g} GB without activations; there are {has:.3g} GB.",
-        fix,
-        {"needed GB": needed, "available GB": has, "state GB": state / 1e9},
-    )
+    fix, after = _smaller(s)
+    if not isinstance(fix, Edit) and s.plan.total - 0.74 * state <= s.memory and s.own_script:
+        fix = f'keep the state in 8 bits (trivet.optim, state_format="8bit"): it saves {0.74 * state / 1e9:.3g} GB'
+    evidence: Evidence = {"needed GB": needed, "available GB": has, "state GB": state / 1e9}
+    if after is not None:
+        evidence["needed after the fix GB"] = after / 1e9
+    message = f"Training needs {needed:.3g} GB without activations; there are {has:.3g} GB."
+    return found("TV150", "error", message, fix, evidence)
+
+
+def _smaller(s: Setup) -> tuple[Edit | str, int | None]:
+    """Return the gentlest change of a recipe whose plan fits, with the bytes that it then needs."""
+    if s.recipe is not None and s.model is not None and s.moves is not None and s.memory is not None:
+        edits = [Edit("optimizer.state_format", form) for form in ("bfloat16", "8bit")]
+        if s.moves.name in ("Adam", "AdamW"):
+            lion: dict[str, object] = {
+                "name": "Lion",
+                "lr": nice(s.moves.lr / 5),
+                "weight_decay": nice(s.moves.weight_decay * 5),
+            }
+            edits += [Edit("optimizer", lion | form) for form in ({}, {"state_format": "8bit"})]  # type: ignore[arg-type]
+        for edit in edits:
+            try:
+                plan = memory_plan(s.model, build_optimizer(s.recipe.apply(edit), s.model))
+            except InputError:  # the optimizer, or sharded or float64 parameters, know no such format
+                continue
+            if plan.total <= s.memory:
+                return edit, plan.total
+    return "shard parameters, gradients and state over several devices (FSDP), or take a smaller model", None
