@@ -1,7 +1,8 @@
-"""Write the table of what every loss keeps: `python -m docs.conformance`, a part of `make docs`.
+"""Write the tables of what every loss and optimizer keeps: `python -m docs.conformance`, a part of `make docs`.
 
-A cell is the outcome of the contract suite's own checks (`tests/losses/test_contract.py`), run here and now. Nothing in
-it is written by hand, except which losses gather over processes: that is read from their signatures.
+A cell of a loss is the outcome of the contract suite's own checks (`tests/losses/test_contract.py`), run here and now;
+optimizers' are measured in `docs.optimizer_conformance`. Nothing is written by hand, except which losses gather over
+processes: that is read from their signatures.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from types import ModuleType
 import pytest
 import torch
 
+from docs import optimizer_conformance
 from trivet import losses
 
 HERE = Path(__file__).parent
 TABLE = HERE / "conformance.md"
 SUITE = HERE.parent / "tests" / "losses" / "test_contract.py"
 
-INTRODUCTION = """# What every loss keeps
+INTRODUCTION = """# What every loss and optimizer keeps
+
+## Losses
 
 Written by `python -m docs.conformance` from the outcomes of the contract suite. *float32* and *half* (bfloat16 and
 float16): value and gradient follow float64's for logits of size 1 and 10000. *gradient* and *second*: equal to finite
@@ -103,7 +107,7 @@ def row(name: str, contract: ModuleType) -> list[str]:
 
 
 def table(names: Iterable[str]) -> str:
-    """Return the page for these losses as Markdown."""
+    """Return the page's part on these losses as Markdown."""
     contract = suite()
     head = ["loss", "float32", "half", "gradient", "second", "empty", "NaN", "func", "compile", "distributed"]
     lines = [head, ["---"] * len(head), *(row(name, contract) for name in names)]
@@ -111,8 +115,8 @@ def table(names: Iterable[str]) -> str:
 
 
 def main() -> None:
-    TABLE.write_text(table(sorted(losses.catalogue())), encoding="utf-8")
-    print(f"{len(losses.catalogue())} losses in {TABLE.name}")
+    TABLE.write_text(table(sorted(losses.catalogue())) + optimizer_conformance.table(), encoding="utf-8")
+    print(f"{len(losses.catalogue())} losses and every optimizer in {TABLE.name}")
 
 
 if __name__ == "__main__":

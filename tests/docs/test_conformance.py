@@ -1,13 +1,14 @@
-"""The table of what losses keep: every loss is in it, nothing in it failed, and a failure would be seen."""
+"""The tables of what losses and optimizers keep: each is in it, nothing in it failed, and a failure would be seen."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
+import torch
 
-from docs import conformance
-from trivet import losses
+from docs import conformance, optimizer_conformance
+from trivet import losses, optim
 
 
 def _rows(text: str) -> dict[str, list[str]]:
@@ -17,7 +18,9 @@ def _rows(text: str) -> dict[str, list[str]]:
 
 def test_the_committed_table_has_every_loss_and_no_failure() -> None:
     text = conformance.TABLE.read_text(encoding="utf-8")
-    assert set(_rows(text)) == set(losses.catalogue())
+    of_losses, of_optimizers = text.split("## Optimizers")
+    assert set(_rows(of_losses)) == set(losses.catalogue())
+    assert set(_rows(of_optimizers)) == set(optim.catalogue()) | {cls.__name__ for cls in optim.SPECIAL}
     assert not re.search(r"\| NO\b", text)
 
 
@@ -38,3 +41,34 @@ def test_a_check_that_fails_or_breaks_is_a_no() -> None:
     assert conformance.outcome([lambda: None, wrong]) == "NO"
     assert conformance.outcome([broken]) == "NO (RuntimeError)"
     assert conformance.outcome([lambda: None]) == "yes"
+
+
+@pytest.mark.filterwarnings("ignore:Sophia has made 20 steps")
+def test_the_committed_table_of_optimizers_is_what_they_do_now() -> None:
+    committed = conformance.TABLE.read_text(encoding="utf-8")
+    assert committed.endswith(optimizer_conformance.table())
+
+
+def test_an_optimizer_that_breaks_a_promise_gets_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that forgets its states when it is loaded, takes half the rate if that is a tensor, and rounds too early."""
+
+    class Forgetful(torch.optim.AdamW):
+        def load_state_dict(self, state_dict: object) -> None:
+            pass
+
+        def step(self, closure: object = None) -> None:  # type: ignore[override]
+            group = self.param_groups[0]
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"] = float(group["lr"]) / 2
+            super().step()
+            for p in group["params"]:
+                if p.grad is not None and not p.is_complex():
+                    p.data = p.data.bfloat16().to(p.dtype)
+
+    contract = optimizer_conformance.suite()
+    monkeypatch.setattr(contract, "everything", lambda: {"AdamW": Forgetful})
+    cells = dict(zip(optimizer_conformance.COLUMNS, optimizer_conformance.row("AdamW", contract)[1:], strict=False))
+    wrong = {"float64", "tensor lr", "closure", "resume", "torch's checkpoint"}
+    assert {column for column, cell in cells.items() if cell.startswith("NO")} >= wrong
+    assert cells["no gradient"] == "yes"
+    assert cells["narrow states"] == "no: no such option"
