@@ -66,6 +66,8 @@ def test_in_a_terminal_it_redraws_as_the_log_grows_and_ctrl_c_leaves_cleanly(tmp
         [sys.executable, "-m", "trivet", "follow", str(path), "--every", "0.1"],
         stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"},
+        # A test run in the background of a shell ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(terminal)
     screen = bytearray()

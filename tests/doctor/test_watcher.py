@@ -219,3 +219,17 @@ def test_findings_are_said_while_the_run_goes_on() -> None:
         optimizer.step()
         w.step(loss)
     assert said == ["TV216"]
+
+
+def test_a_gradient_that_breaks_behind_a_sound_forward_pass_is_named_and_ends() -> None:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trivet.watch(model, optimizer)
+    loss = model(torch.ones(4, 2)).abs().sqrt().sum()  # the root of 0 is 0, its slope is not finite
+    loss.backward()
+    with pytest.raises(NonFiniteError, match="gradient of"):
+        optimizer.step()
+    assert not model.weight.any()

@@ -29,7 +29,8 @@ def check_gradients(model: nn.Module, batches: Sequence[tuple[object, ...]], ste
     bad = [n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
     if not bad:  # every gradient is finite and only their common norm overflows
         return
-    traces = (locate(model, inputs) for inputs in batches)
+    # A copy: whoever watches the model sees the batches run again, and would hand them over without end.
+    traces = (locate(model, inputs) for inputs in tuple(batches))
     layer, tensor, sample = next((trace for trace in traces if trace[0]), ("", "", None))
     if not layer:
         # The forward pass is sound: backward begins at the output, so the last bad gradient is the first that was made.

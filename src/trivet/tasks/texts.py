@@ -55,7 +55,7 @@ def task_from_text(
 
     >>> task = task_from_text("to be or not to be, that is the question. " * 40, length=16)
     >>> task.kind, task.train.targets.shape, task.metric.name
-    ('language', torch.Size([84, 16]), 'bits_per_character')
+    ('language', torch.Size([83, 16]), 'bits_per_character')
     """
     from trivet.tasks.task import Task
 

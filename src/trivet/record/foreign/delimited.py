@@ -23,7 +23,7 @@ def read_csv(path: Path, content: bytes, run: str | None = None) -> Raw:
     notes: list[str] = []
     text = _plain(path, content)
     head, _, rest = text.partition(b"\n")
-    header = head.decode("utf-8", errors="replace").strip("\r")
+    header = head.decode("utf-8", errors="replace").replace("\r", " ").rstrip()
     separator = max(",;\t|", key=header.count)
     names = [n.strip() for n in next(csv.reader([header], delimiter=separator), [])]
     if not rest.strip():
