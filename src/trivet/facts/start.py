@@ -41,7 +41,8 @@ class Layer(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """One step on real rows that is thrown away; numbers are None where they could not be measured.
 
-    `zero_loss` is the loss of outputs that are all 0 (for logits: every class alike), `best_constant` that of the
+    `zero_loss` is the loss of outputs that are all 0 (for logits, and their logarithms of probabilities, every class
+    alike), `best_constant` that of the
     best output that ignores its input. `output` is "probabilities" when every row lies in [0, 1] and adds up to 1,
     "unit" when it only lies in [0, 1]; both hold for stretched inputs too, so they are not chance. `dead_share` is the
     largest share of units of a ReLU that are 0 on every row. `varies` is how much of the outputs' size differs from
@@ -190,16 +191,28 @@ def _with_loss(
             start, failed=f"the loss fails on the batch: {type(error).__name__}: {str(error).splitlines()[0]}"
         )
     gradients = [p.grad.float().norm() for p in trainable if p.grad is not None]
-    zero = _value(loss, torch.zeros_like(output), targets)
+    constant = _of_logits(loss) if _log_probabilities(output.detach()) else loss
+    zero = _value(constant, torch.zeros_like(output), targets)
     own = any(p.requires_grad for p in loss.parameters()) if isinstance(loss, nn.Module) else False
     return replace(
         start,
         loss=float(value.detach()),
         zero_loss=zero,
-        best_constant=None if own else best_constant(loss, output.detach(), targets),
+        best_constant=None if own else best_constant(constant, output.detach(), targets),
         gradient_norm=float(torch.stack(gradients).norm()) if gradients else 0.0,
         layers=_layers(model, order),
     )
+
+
+def _log_probabilities(output: Tensor) -> bool:
+    """Return whether every row is the logarithm of a distribution; a constant output must be one too, then."""
+    if output.ndim < 2 or output.shape[1] < 2 or not output.is_floating_point():
+        return False
+    return bool((output.float().logsumexp(dim=1).abs() < 1e-3).all())
+
+
+def _of_logits(loss: Criterion) -> Criterion:
+    return lambda output, target: loss(output.log_softmax(dim=1), target)
 
 
 def _value(loss: Criterion, output: Tensor, targets: Tensor) -> float | None:

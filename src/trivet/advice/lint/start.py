@@ -13,6 +13,11 @@ from trivet.recipes import Finding
 
 INITIALISE = "initialise for the activation (He for ReLU: trivet.initialize), or add normalisation layers"
 DEAD = 0.5
+# Measured on torch's default ReLU networks of width 128 (Adam and SGD, 200 steps, one seed): at a share of 0.18 (five
+# layers) they lost hardly more to their normalised twins than two layers did; at 0.03 (seven) SGD ended at twice the
+# loss, at 0.002 (ten) Adam too.
+DROWNED = 0.1
+FADED = 1e-3
 GATED = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -177,26 +182,32 @@ def no_gradient(s: Setup) -> Finding | None:
     confidence=0.7,
 )
 def unnormalised(s: Setup) -> Finding | None:
-    """In a deep model without normalisation every layer's scale depends on all layers below it, and good rates are
-    few and small. It matters where the signal has already lost its size on the way up, which is measured.
+    """In a deep model without normalisation every layer's scale depends on all layers below it. With weights that are
+    too small the biases, the same for every row, drown what differs between rows: the top sees nearly equal rows, and
+    learning waits until the layers below have grown. Measured on one batch: the share of the output that differs
+    between rows, first layer against last but one.
 
-    It happens in networks written by hand. Add BatchNorm (images, tables) or LayerNorm (sequences) after each layer
-    but the last.
+    It happens in networks written by hand, with torch's default weights under ReLU, which shrink a signal to 0.4 of
+    its size a layer. Initialise for the activation, or add BatchNorm (images, tables) or LayerNorm (sequences) after
+    each layer but the last.
     """
     layers = s.start.layers if s.start is not None else ()
     if s.model is None or len(layers) < 6 or any("Norm" in type(m).__name__ for m in s.model.modules()):
         return None
     if any(isinstance(m, GATED) for m in s.model.modules()) or any(isinstance(m, nn.SELU) for m in s.model.modules()):
         return None
-    lost = layers[-2].signal / max(layers[0].signal, 1e-12)
-    if 0.1 <= lost <= 10:
+    first, top = layers[0], layers[-2]
+    size = top.signal / max(first.signal, 1e-12)
+    share = top.signal / max(top.activation, 1e-12) / max(first.signal / max(first.activation, 1e-12), 1e-12)
+    if share >= DROWNED and FADED <= size <= 10:
         return None
     return found(
         "TV146",
         "warning",
-        f"{len(layers)} layers without a norm: what differs between rows changes {lost:.2g} times on the way up.",
-        "add nn.BatchNorm1d/2d or nn.LayerNorm after each layer but the last",
-        {"layers": len(layers), "kept": lost},
+        f"{len(layers)} layers without a norm: what differs between rows changes {size:.2g} times on the way up, its "
+        f"share of the output {share:.2g} times.",
+        INITIALISE,
+        {"layers": len(layers), "size kept": size, "share kept": share},
     )
 
 
