@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from optimizer_cases import CASES, everything
 from torch import nn
 
 from trivet import optim
@@ -126,3 +127,95 @@ def test_one_routed_object_follows_layer_rates_and_schedule() -> None:
     assert rates["2.weight"] == pytest.approx(0.01)
     assert rates["0.weight"] == rates["0.bias"] == pytest.approx(0.0025)
     assert scheduler.get_last_lr()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:Sophia has made 20 steps")
+def test_every_state_takes_part(name: str) -> None:
+    """AdaNorm's running norm of gradients in kozistr is made out of place: it stays 0, and so does its branch."""
+    for options in CASES[name].options:
+        params = [nn.Parameter(torch.full((4, 3), 0.5, dtype=torch.float64)), nn.Parameter(torch.ones(3).double())]
+        optimizer = everything()[name](params, **options)
+        seen: list[dict[tuple[int, str], torch.Tensor]] = []
+        for step in range(4):
+            generator = torch.Generator().manual_seed(step)
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            if isinstance(optimizer, optim.Sophia):
+                optimizer.update_hessian(batch_size=8)
+            optimizer.step()
+            states = [(k, optimizer.state[p]) for k, p in enumerate(params)]
+            seen.append({(k, key): v.clone() for k, s in states for key, v in s.items() if torch.is_tensor(v)})
+        # p0: the first weights, kept to measure the way from them.
+        moving = [key for key in seen[0] if key[1] != "p0" and seen[0][key].numel()]
+        stuck = [key for key in moving if all(torch.equal(seen[0][key], later[key]) for later in seen[1:])]
+        assert not stuck, (options, stuck)
+
+
+@pytest.mark.parametrize("cls", [optim.AdamW, optim.LAMB, optim.Muon, optim.AdamWScheduleFree])
+def test_groups_do_not_share_a_rate_that_is_a_tensor(cls: type[torch.optim.Optimizer]) -> None:
+    """pytorch 162359, 163093: a schedule fills the one tensor of all groups, which then have the last group's rate."""
+    rate = torch.tensor(0.1)
+    a, b, c = (nn.Parameter(torch.ones(3, 3)) for _ in range(3))
+    optimizer = cls([{"params": [a]}, {"params": [b]}], lr=rate)  # type: ignore[call-arg]
+    optimizer.add_param_group({"params": [c]})
+    factors = [lambda k: 1.0, lambda k: 0.1, lambda k: 0.01]
+    torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.1, 0.01, 0.001])
+    assert float(rate) == pytest.approx(0.1)
+
+
+def test_shared_rates_of_a_checkpoint_of_torch_are_parted() -> None:
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    saved = torch.optim.AdamW([{"params": [a]}, {"params": [b]}], lr=torch.tensor(0.1)).state_dict()
+    optimizer = optim.AdamW([{"params": [a]}, {"params": [b]}])
+    optimizer.load_state_dict(saved)
+    optimizer.param_groups[0]["lr"].fill_(7.0)
+    assert float(optimizer.param_groups[1]["lr"]) == pytest.approx(0.1)
+
+
+def test_a_single_group_keeps_the_tensor_it_was_given() -> None:
+    """As in torch: whoever holds the tensor may set the rate by it."""
+    rate = torch.tensor(0.1)
+    w = nn.Parameter(torch.zeros(1))
+    optimizer = optim.SGD([w], lr=rate)
+    rate.fill_(0.5)
+    w.grad = torch.ones(1)
+    optimizer.step()
+    assert w.item() == -0.5
+
+
+def test_decoupled_decay_follows_the_schedule_of_the_rate() -> None:
+    """apex 1849, optax 292: whether decay is times the rate differs between libraries. Here, as in torch, it is."""
+    for cls in (optim.AdamW, optim.Lion, optim.Muon):
+        w = nn.Parameter(torch.ones(2, 2, dtype=torch.float64))
+        optimizer = cls([w], lr=0.1, weight_decay=0.5)
+        expected = 1.0
+        for rate in (0.1, 0.02, 0.3):
+            optimizer.param_groups[0]["lr"] = rate
+            w.grad = torch.zeros_like(w)
+            optimizer.step()
+            expected *= 1 - rate * 0.5
+        torch.testing.assert_close(w.detach(), torch.full_like(w, expected), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+def test_a_kernel_of_a_convolution_is_the_matrix_of_its_rows(adjust: str) -> None:
+    """The first Muon takes a convolution's factor from its kernel's height and width: 1 here, not its matrix's."""
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(64, 2, 3, 3))
+    matrix = nn.Parameter(kernel.detach().clone().flatten(1))
+    for w in (kernel, matrix):
+        w.grad = torch.randn(64, 18, generator=torch.Generator().manual_seed(1)).view_as(w)
+        optim.Muon([w], lr=0.1, weight_decay=0.0, adjust_lr_fn=adjust).step()  # type: ignore[arg-type]
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_the_first_steps_of_radam_are_those_of_momentum() -> None:
+    """kozistr's RAdam skips them by default; torch's and the paper's take the averaged gradient."""
+    w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = optim.RAdam([w], lr=0.1)
+    for _ in range(5):  # the variance is tractable from the sixth step on
+        w.grad = torch.full((1,), 3.0, dtype=torch.float64)
+        optimizer.step()
+    assert w.item() == pytest.approx(-5 * 0.1 * 3.0, rel=1e-12)

@@ -28,7 +28,7 @@ from trivet.kernels.multi_tensor_stored import Layout
 from trivet.optim import storage
 from trivet.optim.checkpoints import fitted, restore_types, translated
 from trivet.optim.guard import Guarded
-from trivet.optim.hyperparameters import check_common, one_of
+from trivet.optim.hyperparameters import check_common, one_of, own_rates
 from trivet.optim.measuring import Measured, Norms
 
 __all__ = ["Backend", "ElementwiseOptimizer", "Number", "Params", "Step", "filled"]
@@ -170,6 +170,7 @@ class ElementwiseOptimizer(Guarded, Measured, torch.optim.Optimizer, abc.ABC):
         except InputError:
             self.param_groups.pop()
             raise
+        own_rates(self.param_groups, self.defaults.get("lr"))
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise `InputError` for hyperparameters out of range; a subclass adds its own."""
@@ -205,6 +206,7 @@ class ElementwiseOptimizer(Guarded, Measured, torch.optim.Optimizer, abc.ABC):
         state_dict = translated(self.param_groups, fitted(self.param_groups, state_dict), self.states)
         super().load_state_dict(state_dict)
         restore_types(self, state_dict)
+        own_rates(self.param_groups, self.defaults.get("lr"))
 
     @overload
     def step(self, closure: None = None) -> None: ...

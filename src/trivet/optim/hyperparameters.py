@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from trivet.errors import InputError, unknown_name
 
-__all__ = ["Convention", "check_common", "one_of"]
+__all__ = ["Convention", "check_common", "one_of", "own_rates"]
 
 Convention = Literal["torch", "keras", "optax", "paper"]
 
@@ -24,6 +25,19 @@ def check_common(group: Mapping[str, Any]) -> None:
     for beta in group.get("betas", ()):
         if not 0 <= float(beta) < 1:
             raise InputError(f"betas = {tuple(group['betas'])} must each lie in [0, 1)")
+
+
+def own_rates(groups: Sequence[dict[str, Any]], default: object) -> None:
+    """Give each of several groups a tensor of its own where their rates are one tensor.
+
+    A schedule writes into a tensor in place: where groups share it, all get the rate of the last one (torch 2.13). A
+    single group keeps the tensor that it was given, as in torch.
+    """
+    holders = Counter(id(group.get("lr")) for group in groups)
+    for group in groups if len(groups) > 1 else ():
+        rate = group.get("lr")
+        if isinstance(rate, Tensor) and (holders[id(rate)] > 1 or rate is default):
+            group["lr"] = rate.detach().clone()
 
 
 def one_of(what: str, given: str, allowed: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from trivet.errors import InputError
 from trivet.optim.base import Params
 from trivet.optim.checkpoints import fitted, restore_types
-from trivet.optim.hyperparameters import check_common
+from trivet.optim.hyperparameters import check_common, own_rates
 from trivet.optim.measuring import Measured
 
 __all__ = ["WholeTensorOptimizer"]
@@ -55,12 +55,14 @@ class WholeTensorOptimizer(Measured, torch.optim.Optimizer, abc.ABC):
         except InputError:
             self.param_groups.pop()
             raise
+        own_rates(self.param_groups, self.defaults.get("lr"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of ours or of torch's optimizer of this name; see `trivet.optim.checkpoints`."""
         state_dict = fitted(self.param_groups, state_dict)
         super().load_state_dict(state_dict)
         restore_types(self, state_dict)
+        own_rates(self.param_groups, self.defaults.get("lr"))
 
     @overload
     def step(self, closure: None = None) -> None: ...
