@@ -69,7 +69,7 @@ def macro_f1(outputs: Tensor, targets: Tensor) -> float:
 # Ranking: no threshold is involved. Tied scores count as what they are: half a win, one step of the curve.
 
 
-def _binary_auroc(scores: Tensor, positive: Tensor) -> float:
+def binary_auroc(scores: Tensor, positive: Tensor) -> float:
     """P(score of a positive > score of a negative) + P(tie) / 2, from mean ranks (Mann and Whitney 1947)."""
     wins, losses = int(positive.sum()), int((~positive).sum())
     if wins == 0 or losses == 0:
@@ -82,28 +82,32 @@ def _binary_auroc(scores: Tensor, positive: Tensor) -> float:
 @register("auroc", "binary")
 def auroc(outputs: Tensor, targets: Tensor) -> float:
     """Area under the ROC curve of the logit."""
-    return _binary_auroc(outputs.flatten(), _labels(targets) == 1)
+    return binary_auroc(outputs.flatten(), _labels(targets) == 1)
 
 
 @register("auroc", "multiclass")
 def macro_auroc(outputs: Tensor, targets: Tensor) -> float:
     """Mean over the classes of the area under the ROC curve of that class's probability against the rest."""
     labels, probabilities = _labels(targets), outputs.softmax(dim=1)
-    return _mean([_binary_auroc(probabilities[:, c], labels == c) for c in range(outputs.shape[1])])
+    return _mean([binary_auroc(probabilities[:, c], labels == c) for c in range(outputs.shape[1])])
 
 
-@register("average_precision", "binary")
-def average_precision(outputs: Tensor, targets: Tensor) -> float:
+def steps_of_precision(scores: Tensor, positive: Tensor) -> float:
     """Area under the precision-recall steps, ``sum_k (R_k - R_(k-1)) P_k``; NaN without a positive row."""
-    positive = _labels(targets) == 1
     if not positive.any():
         return math.nan
-    scores, order = outputs.flatten().sort(descending=True)
+    scores, order = scores.sort(descending=True)
     hits = positive[order].double().cumsum(0)
     last_of_tie = torch.cat([scores[1:] != scores[:-1], torch.tensor([True])])
     hits, retrieved = hits[last_of_tie], (torch.nonzero(last_of_tie).flatten() + 1).double()
     recall_gain = torch.diff(hits, prepend=hits.new_zeros(1)) / hits[-1]
     return float((recall_gain * hits / retrieved).sum())
+
+
+@register("average_precision", "binary")
+def average_precision(outputs: Tensor, targets: Tensor) -> float:
+    """Area under the precision-recall steps of the logit; NaN without a positive row."""
+    return steps_of_precision(outputs.flatten(), _labels(targets) == 1)
 
 
 @register("log_loss", "binary", higher_is_better=False, unit="nats")

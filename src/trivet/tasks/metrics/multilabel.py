@@ -5,12 +5,11 @@ A label that no row has, or every row, is left out of a mean where its value is 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from trivet.tasks.metrics.base import register
+from trivet.tasks.metrics.classification import binary_auroc, steps_of_precision
 
 
 def _f1_counts(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -59,40 +58,18 @@ def exact_match(outputs: Tensor, targets: Tensor) -> float:
     return _pooled_mean(_exact(outputs, targets))
 
 
-def _steps_of_precision(scores: Tensor, positive: Tensor) -> float:
-    """``sum_k (R_k - R_(k-1)) P_k``; equal scores are one step."""
-    if not bool(positive.any()):
-        return math.nan
-    scores, order = scores.sort(descending=True)
-    hits = positive[order].double().cumsum(0)
-    last_of_tie = torch.cat([scores[1:] != scores[:-1], torch.tensor([True])])
-    hits, retrieved = hits[last_of_tie], (torch.nonzero(last_of_tie).flatten() + 1).double()
-    gain = torch.diff(hits, prepend=hits.new_zeros(1)) / hits[-1]
-    return float((gain * hits / retrieved).sum())
-
-
-def _wins(scores: Tensor, positive: Tensor) -> float:
-    """P(score of a positive > score of a negative) + P(tie) / 2."""
-    wins, losses = int(positive.sum()), int((~positive).sum())
-    if wins == 0 or losses == 0:
-        return math.nan
-    _, group, size = torch.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = size.cumsum(0).double() - (size.double() - 1) / 2
-    return float((mean_rank[group][positive].sum() - wins * (wins + 1) / 2) / (wins * losses))
-
-
 @register("mean_average_precision", "multilabel")
 def mean_average_precision(outputs: Tensor, targets: Tensor) -> float:
     """Mean over the labels of the average precision of their ranking of the rows."""
     columns = zip(outputs.T, (targets > 0.5).T, strict=True)
-    return float(torch.tensor([_steps_of_precision(*column) for column in columns], dtype=torch.float64).nanmean())
+    return float(torch.tensor([steps_of_precision(*column) for column in columns], dtype=torch.float64).nanmean())
 
 
 @register("auroc", "multilabel")
 def multilabel_auroc(outputs: Tensor, targets: Tensor) -> float:
     """Mean over the labels of the area under the ROC curve."""
     columns = zip(outputs.T, (targets > 0.5).T, strict=True)
-    return float(torch.tensor([_wins(*column) for column in columns], dtype=torch.float64).nanmean())
+    return float(torch.tensor([binary_auroc(*column) for column in columns], dtype=torch.float64).nanmean())
 
 
 @register("log_loss", "multilabel", higher_is_better=False, unit="nats")
