@@ -196,8 +196,10 @@ def test_a_trial_whose_process_was_killed_is_done_again(task: trivet.Task, tmp_p
     assert child.stdout.readline() == b"asked\n"
     living = Trials(tmp_path, small_space(), {}, higher_is_better=True, seed=0)
     assert living.waiting() == 1, "a living process keeps its trial"
+    assert living.running()
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    assert not living.running(), "a final does not wait for the dead"
     book = Trials(tmp_path, small_space(), {}, higher_is_better=True, seed=0)
     assert book.waiting() == 2
     seen = [book.ask()[1] for _ in range(2)]

@@ -250,7 +250,7 @@ def _final(
 ) -> Study:
     """Whole runs of the recommended recipe and the best trials over fresh seeds: one process runs, others wait."""
     with book.locked("final.lock"):
-        while any(attempt.state == "running" for attempt in book.attempts()):
+        while book.running():
             time.sleep(0.5)
         attempts = tuple(book.attempts())
         best = _best(attempts, space, recipe, higher_is_better=task.metric.higher_is_better)

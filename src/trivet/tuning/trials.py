@@ -52,6 +52,12 @@ class Trials:
             self._study = _open(folder / JOURNAL, higher_is_better, seed)
             self._requeue_orphans()
 
+    def running(self) -> bool:
+        """Say whether a living process is at a trial; what a dead one was doing is queued again first."""
+        with self.locked():
+            self._requeue_orphans()
+        return any(attempt.state == "running" for attempt in self.attempts())
+
     @contextlib.contextmanager
     def locked(self, name: str = LOCK) -> Iterator[None]:
         """Hold one of the folder's locks: what several processes must not do at once."""
