@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 def compare(
     data: Data,
     /,
-    *recipes: Annotated[str, Parameter(help="Recipe files; the first is what the others are compared with.")],
+    *recipes: Annotated[
+        str,
+        Parameter(
+            help="Recipe files; the first is what the others are compared with. One file with --optimizers is the "
+            "recipe whose optimizer is exchanged."
+        ),
+    ],
     target: Target = None,
     model: Model = None,
     kind: Kind = None,
@@ -30,6 +36,9 @@ def compare(
     optimizers: Annotated[str | None, Parameter(help="Compare these optimizers: sgd,momentum,adam,rmsprop,...")] = None,
     at_shared_lr: Annotated[float | None, Parameter(help="All optimizers at this rate.")] = None,
     and_tuned: Annotated[bool, Parameter(negative="", help="Each optimizer at the rate found for it, too.")] = False,
+    sensitivity: Annotated[
+        bool, Parameter(negative="", help="Each contender at other rates and batch sizes, too: 12 more runs of each.")
+    ] = False,
     split: Annotated[str, Parameter(help="val to choose, test for the last word.")] = "val",
     out: Annotated[str | None, Parameter(help="Directory of the study; given again, it goes on there.")] = None,
     svg: Annotated[str | None, Parameter(help="Write the plot to this SVG file.")] = None,
@@ -47,10 +56,11 @@ def compare(
     if not named and not words:
         raise InputError("nothing to compare; give two recipe files, or --optimizers sgd,adam --at-shared-lr 1e-3")
     task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed)
-    if words:
-        named |= _optimizers(task, words, at_shared_lr, and_tuned or at_shared_lr is None, seed)
     folder = out or f"runs/compare-{task.name}-{os.urandom(2).hex()}"
-    study = compare(task, named, seeds=seeds, seed=seed, split=split, out=folder, say=say)
+    if words:
+        base = named.popitem()[1] if len(named) == 1 else None
+        named |= _optimizers(task, base, words, at_shared_lr, and_tuned or at_shared_lr is None, seed, folder)
+    study = compare(task, named, seeds=seeds, seed=seed, split=split, sensitivity=sensitivity, out=folder, say=say)
     say(f"every run is in {folder}; the same command with --out {folder} goes on from there")
     if svg is not None:
         from trivet.figures.style import write_svg
@@ -73,18 +83,22 @@ def _named(files: tuple[str, ...]) -> dict[str, Recipe]:
     return named
 
 
-def _optimizers(task: Task, words: list[str], shared: float | None, tuned: bool, seed: int) -> dict[str, Recipe]:
+def _optimizers(
+    task: Task, base: Recipe | None, words: list[str], shared: float | None, tuned: bool, seed: int, folder: str
+) -> dict[str, Recipe]:
     from trivet.advice import recommend
     from trivet.tuning.contenders import at_shared_rate, at_tuned_rate, optimizer_part
 
     for word in words:
         optimizer_part(word)  # a misspelt name is said before anything runs
-    recipe = recommend(task, seed=seed)
+    recipe = base or recommend(task, seed=seed)
     named = at_shared_rate(recipe, words, shared) if shared is not None else {}
-    return named | (at_tuned_rate(task, recipe, words, seed=seed, say=say) if tuned else {})
+    return named | (at_tuned_rate(task, recipe, words, seed=seed, out=folder, say=say) if tuned else {})
 
 
 def _plain(study: Study) -> dict[str, object]:
+    from trivet.tuning.claims import optimizer_claims
+
     return {
         "task": study.task,
         "metric": study.metric,
@@ -98,8 +112,11 @@ def _plain(study: Study) -> dict[str, object]:
                 "scores": study.scores(contender.name),
                 "steps_to_target": study.steps_to_target(contender.name),
                 "state_bytes_per_parameter": contender.state_bytes_per_parameter,
+                "good_rates": study.good_rates(contender.name),
+                "batch_effects": {f"{k:g}": v for k, v in study.batch_effects(contender.name).items()},
             }
             for contender in study.contenders
         ],
         "differences": study.differences(),
+        "claims": optimizer_claims(study),
     }

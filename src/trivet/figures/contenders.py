@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trivet.figures.style import CYCLE, INK, new_figure, style
@@ -23,10 +23,15 @@ def contenders(
     curves: Sequence[Sequence[Curve]],
     *,
     metric: str,
+    rates: Sequence[Mapping[float, float]] = (),
 ) -> Figure:
-    """Draw the scores of each contender over seeds (left) and the median learning curve with its range (right)."""
+    """Draw the scores of each contender over seeds, and the median learning curve with its range.
+
+    `rates` adds the mean metric of each contender at other rates than its own.
+    """
     with style():
-        figure, (left, right) = new_figure(10, 0.9 + max(2.4, 0.32 * len(names)), columns=2)
+        columns = 3 if any(rates) else 2
+        figure, (left, right, *third) = new_figure(5 * columns, 0.9 + max(2.4, 0.32 * len(names)), columns=columns)
         for at, (name, values, interval, lines) in enumerate(zip(names, scores, intervals, curves, strict=True)):
             color, dash = CYCLE[at % len(CYCLE)], DASHES[at // len(CYCLE) % len(DASHES)]
             finite = [value for value in values if math.isfinite(value)]
@@ -39,11 +44,16 @@ def contenders(
             steps, middle, low, high = _band(lines)
             right.plot(steps, middle, color=color, linestyle=dash, label=name)
             right.fill_between(steps, low, high, color=color, alpha=0.12, linewidth=0)
+            if third and rates[at]:
+                tried = [(rate, value) for rate, value in sorted(rates[at].items()) if math.isfinite(value)]
+                third[0].plot(*zip(*tried, strict=True), color=color, linestyle=dash, marker="o", markersize=4)
         left.set(title=f"{metric.replace('_', ' ')}: every seed, mean and 95 % interval", yticks=range(len(names)))
         left.set_yticklabels(names, color=INK)
         left.invert_yaxis()
         right.set(title="On the way: median and range over seeds", xlabel="step")
         right.legend()
+        for axes in third:
+            axes.set(title="At other rates (means; what diverged is left out)", xlabel="rate", xscale="log")
         return figure
 
 

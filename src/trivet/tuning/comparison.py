@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import DivergedError, InputError, RunError
-from trivet.record import Eval, Event
+from trivet.optim.measuring import Measured
+from trivet.record import Eval, Event, Start
 from trivet.tasks import bootstrap_difference
 from trivet.training import predict_outputs, train
+from trivet.tuning.sensitivity import SEEDS, probes
 from trivet.tuning.study import Contender, Study, Trial
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ def compare(
     split: str = "val",
     also_test: bool = False,
     keep_outputs: bool = False,
+    sensitivity: bool = False,
     out: str | Path | None = None,
     device: str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -53,6 +58,8 @@ def compare(
     seeds : how many; the seeds are `seed`, `seed + 1`, ...
     also_test : judge each run on the test split as well, for a last word on a choice made on validation data.
     keep_outputs : keep each run's outputs on the split in `out`, for `row_interval`.
+    sensitivity : train each recipe also at a ninth to nine times its rate, and at a quarter and four times its batch
+        size, with the first two seeds: up to twelve more runs a recipe, for `Study.good_rates` and `batch_effects`.
     out : directory for `study.jsonl`, one line per finished run; called again with the same arguments, `compare` goes
         on where that file ends.
     say : called with one line after each run.
@@ -84,46 +91,93 @@ def compare(
         split=split,
         contenders=contenders,
         trials=(),
+        trivial=task.baselines()[0].value if sensitivity else None,
     )
     log = _Log(Path(out) / FILE, study, [len(task.train), len(task.val), len(task.test)]) if out is not None else None
     done = list(log.trials) if log is not None else []
-    finished = {(trial.contender, trial.seed) for trial in done}
-    total = seeds * len(contenders)
-    for number in range(seed, seed + seeds):
-        for contender in contenders:
-            if (contender.name, number) in finished:
-                continue
-            trial, model = _run(task, contender, number, split, also_test, device)
-            if keep_outputs and out is not None and model is not None:
-                _keep(Path(out), trial, predict_outputs(model, _split(task, split), device=device)[0])
-            done.append(trial)
-            if log is not None:
-                log.append(trial)
-            if say is not None:
-                shown = "diverged" if trial.metric is None else f"{study.metric} {trial.metric:.4g}"
-                say(f"run {len(done)} of {total}: {contender.name}, seed {number}: {shown}")
+    finished = {(trial.contender, trial.seed, trial.lr_times, trial.batch_times) for trial in done}
+    planned = list(_planned(contenders, range(seed, seed + seeds), len(task.train) if sensitivity else 0))
+    for run in planned:
+        if (run.contender, run.seed, run.lr_times, run.batch_times) in finished:
+            continue
+        trial, model = _train(task, run, split, also_test, device)
+        if keep_outputs and out is not None and model is not None and not trial.is_probe:
+            _keep(Path(out), trial, predict_outputs(model, _split(task, split), device=device)[0])
+        done.append(trial)
+        if log is not None:
+            log.append(trial)
+        if say is not None:
+            shown = "diverged" if trial.metric is None else f"{study.metric} {trial.metric:.4g}"
+            say(f"run {len(done)} of {len(planned)}: {run}: {shown}")
     return msgspec.structs.replace(study, trials=tuple(done))
 
 
-class _Curve:
-    """Keeps the evaluations of a run."""
+@dataclass(frozen=True)
+class _Run:
+    contender: str
+    seed: int
+    recipe: Recipe
+    lr_times: float = 1.0
+    batch_times: float = 1.0
+
+    def __str__(self) -> str:
+        changes = {"rate": self.lr_times, "batch size": self.batch_times}
+        changed = "".join(f", {times:.2g} times the {what}" for what, times in changes.items() if times != 1.0)
+        return f"{self.contender}{changed}, seed {self.seed}"
+
+
+def _planned(contenders: Sequence[Contender], seeds: Sequence[int], rows: int) -> Iterator[_Run]:
+    """Yield the runs to make, seed by seed; those around each recipe last, given the training split's `rows`."""
+    for seed in seeds:
+        for contender in contenders:
+            yield _Run(contender.name, seed, contender.recipe)
+    for seed in seeds[:SEEDS] if rows else ():
+        for contender in contenders:
+            for lr_times, batch_times, recipe in probes(contender.recipe, rows):
+                yield _Run(contender.name, seed, recipe, lr_times, batch_times)
+
+
+class _Look:
+    """Keeps the evaluations of a run and, about twenty times, how far a step moved the parameters."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, float]] = []
+        self.ratios: list[float] = []
+        self.every, self.steps, self.armed = 1, 0, False
+
+    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module, **rest: object) -> None:
+        self.optimizer = optimizer if isinstance(optimizer, Measured) else None
 
     def handle(self, event: Event) -> None:
+        if isinstance(event, Start):
+            self.every = max(1, event.steps // 20)
         if isinstance(event, Eval):
             self.points.append((event.step, event.metric))
 
+    def step(self, loss: float, lr: float, norm: float | None) -> None:
+        self.steps += 1
+        if self.optimizer is None:
+            return
+        if self.armed:
+            ratios = [norms.ratio for norms in self.optimizer.measured.values() if norms.weight > 0]
+            self.ratios += [statistics.median(ratios)] if ratios else []
+        self.armed = self.steps % self.every == 0
+        if self.armed:
+            self.optimizer.measure_next_step()
 
-def _run(
-    task: Task, contender: Contender, seed: int, split: str, also_test: bool, device: str
-) -> tuple[Trial, nn.Module | None]:
-    curve = _Curve()
+    def close(self) -> None:
+        self.optimizer = None
+
+
+def _train(task: Task, run: _Run, split: str, also_test: bool, device: str) -> tuple[Trial, nn.Module | None]:
+    look = _Look()
+    begun = Trial(
+        contender=run.contender, seed=run.seed, lr_times=run.lr_times, batch_times=run.batch_times, metric=None
+    )
     try:
-        outcome = train(task, contender.recipe, seed=seed, callbacks=[curve], device=device)
+        outcome = train(task, run.recipe, seed=run.seed, observer=look, device=device)
     except DivergedError:
-        return Trial(contender=contender.name, seed=seed, metric=None, curve=tuple(curve.points)), None
+        return msgspec.structs.replace(begun, curve=tuple(look.points)), None
     if outcome.reason == "interrupted":
         raise KeyboardInterrupt
     test = (
@@ -131,15 +185,15 @@ def _run(
     )
     metric = test if split == "test" and test is not None else outcome.metric
     few = task.train.subset(torch.arange(min(len(task.train), len(task.val))))
-    trial = Trial(
-        contender=contender.name,
-        seed=seed,
+    trial = msgspec.structs.replace(
+        begun,
         metric=metric if math.isfinite(metric) else None,
         test_metric=test,
         train_metric=task.metric(*predict_outputs(outcome.model, few, device=device)),
-        curve=tuple(curve.points),
+        curve=tuple(look.points),
         steps=outcome.step,
         seconds_per_step=outcome.seconds / max(1, outcome.step),
+        update_ratio=statistics.median(look.ratios) if look.ratios else None,
     )
     return trial, outcome.model
 

@@ -17,6 +17,8 @@ import msgspec
 
 from trivet.errors import unknown_name
 from trivet.recipes import Recipe
+from trivet.recipes.build import base_lr
+from trivet.tuning.sensitivity import GoodRates, good_rates, mean_by
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +33,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One run of one contender; `metric` and `train_metric` are None where it diverged.
 
     `curve` holds (optimizer step, validation metric) of each evaluation; `test_metric` is there where it was asked for.
+    `update_ratio` is the median, over parameters and over some twenty steps, of update to weight. A probe is a run at
+    `lr_times` the contender's rate or `batch_times` its batch size: see `Study.good_rates`.
     """
 
     contender: str
@@ -41,6 +45,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[tuple[int, float], ...] = ()
     steps: int = 0
     seconds_per_step: float = 0.0
+    update_ratio: float | None = None
+    lr_times: float = 1.0
+    batch_times: float = 1.0
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether this run was made at another rate or batch size than the contender's own."""
+        return self.lr_times != 1.0 or self.batch_times != 1.0
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +114,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 class Study(msgspec.Struct, frozen=True, kw_only=True):
     """Contenders and their trials on one task; `split` is where the metric was taken ("val" or "test").
 
-    A search also leaves its `attempts`, the `choice` between its finalists, and `notes` that a person should read.
+    `trivial` is the test metric of the guess that ignores the input, where a sensitivity is measured against it. A
+    search also leaves its `attempts`, the `choice` between its finalists, and `notes` that a person should read.
     """
 
     task: str
@@ -111,16 +124,18 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     contenders: tuple[Contender, ...]
     trials: tuple[Trial, ...]
+    trivial: float | None = None
     attempts: tuple[Attempt, ...] = ()
     choice: str = ""
     notes: tuple[str, ...] = ()
 
     def of(self, name: str) -> tuple[Trial, ...]:
-        """Return one contender's trials, by seed."""
+        """Return one contender's trials at its own rate and batch size, by seed."""
         names = [contender.name for contender in self.contenders]
         if name not in names:
             raise unknown_name("contender", name, names)
-        return tuple(sorted((t for t in self.trials if t.contender == name), key=lambda trial: trial.seed))
+        own = (t for t in self.trials if t.contender == name and not t.is_probe)
+        return tuple(sorted(own, key=lambda trial: trial.seed))
 
     def scores(self, name: str) -> list[float]:
         """Return one contender's metric by seed; a run that diverged is infinitely bad."""
@@ -158,6 +173,24 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         median = statistics.median_low(firsts) if firsts else math.inf
         return median if math.isfinite(median) else None
 
+    def good_rates(self, name: str) -> GoodRates | None:
+        """Return the range of rates about a contender's own that do about as well as its best, where it was probed."""
+        own = self.scores(name)
+        return good_rates(
+            [trial for trial in self.trials if trial.contender == name],
+            higher_is_better=self.higher_is_better,
+            trivial=self.trivial,
+            seed_sd=statistics.stdev(own) if len(own) > 1 and all(map(math.isfinite, own)) else 0.0,
+        )
+
+    def batch_effects(self, name: str) -> dict[float, float]:
+        """Return how much better (above 0) or worse the metric gets at each probed multiple of the batch size."""
+        probed = [t for t in self.trials if t.contender == name and t.batch_times != 1.0]
+        seeds = {trial.seed for trial in probed}
+        own = [trial for trial in self.of(name) if trial.seed in seeds]
+        means = mean_by(((trial.batch_times, trial) for trial in (*own, *probed)), self.higher_is_better)
+        return {times: mean - means[1.0] for times, mean in sorted(means.items()) if times != 1.0 and 1.0 in means}
+
     def best(self) -> str:
         """Return the contender to use: a search's choice, else the best mean or the simplest of those that tie."""
         if self.choice:
@@ -185,7 +218,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         return f"<pre>{escape(str(self))}</pre>"
 
     def plot(self) -> Figure:
-        """Draw each seed's metric with its mean and interval, and the learning curves."""
+        """Draw each seed's metric with its mean and interval, the learning curves, and what other rates give."""
         from trivet.figures.contenders import contenders
 
         names = [contender.name for contender in self.contenders]
@@ -195,7 +228,16 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
             [interval_of_mean(self.scores(name)) for name in names],
             [[trial.curve for trial in self.of(name)] for name in names],
             metric=self.metric,
+            rates=[self._at_rates(contender) for contender in self.contenders],
         )
+
+    def _at_rates(self, contender: Contender) -> dict[float, float]:
+        """Return the mean metric at each rate that was tried around a contender's own; nothing where none was."""
+        runs = [t for t in self.trials if t.contender == contender.name and t.batch_times == 1.0]
+        seeds = {trial.seed for trial in runs if trial.is_probe}
+        sign = 1 if self.higher_is_better else -1
+        means = mean_by(((trial.lr_times, trial) for trial in runs if trial.seed in seeds), self.higher_is_better)
+        return {base_lr(contender.recipe) * times: sign * mean for times, mean in means.items()}
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from trivet.tuning.claims import optimizer_claims
 
 if TYPE_CHECKING:
     from trivet.tuning.study import Contender, Study
@@ -27,13 +30,29 @@ def study_table(study: Study) -> str:
     seeds = len({trial.seed for trial in study.trials})
     where = {"val": "validation", "test": "test"}[study.split]
     rows = [HEAD, *(_row(study, contender) for contender in study.contenders)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines = [f"{study.task}: {study.metric} on the {where} split ({arrow}), {seeds} paired seeds", ""]
-    lines += ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += _aligned(rows)
     lines += ["", f"The target is {study.target():.4g}, which half of every contender's runs reach."]
     lines += [str(found) for found in study.differences()]
+    lines += _sensitivity(study)
+    lines += ["", *claims] if (claims := optimizer_claims(study)) else []
     lines += _search(study)
     return "\n".join(lines)
+
+
+def _sensitivity(study: Study) -> list[str]:
+    """How wide the range of good rates is, and what other batch sizes do, where contenders were probed."""
+    rows = [("contender", "good rates", "batch size, change of the mean metric")]
+    for contender in study.contenders:
+        found, effects = study.good_rates(contender.name), study.batch_effects(contender.name)
+        told = ", ".join(f"{times:.2g} times: {effect:+.2g}" for times, effect in effects.items())
+        rows += [(contender.name, str(found) if found is not None else "-", told or "-")] if found or effects else []
+    return ["", *_aligned(rows)] if len(rows) > 1 else []
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _search(study: Study) -> list[str]:
