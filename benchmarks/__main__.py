@@ -16,7 +16,7 @@ TABLES = (
     "pointwise_losses", "two_input_losses", "row_losses", "region_losses", "pair_losses", "linear_cross_entropy",
     "loss_memory", "optimizers",
 )  # fmt: skip
-OTHERS = ("schedules", "startup", "loop_overhead", "lr_finder", "main_job")
+OTHERS = ("schedules", "startup", "loop_overhead", "lr_finder", "main_job", "classic_claims")
 
 
 def main(argv: list[str]) -> int:

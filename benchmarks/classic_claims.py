@@ -8,6 +8,7 @@ of 0.001 Adam is ahead. Everything but optimizer and rate is the same; `trivet c
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def claim(name: str) -> dict[str, object]:
                 "state_bytes_per_parameter": contender.state_bytes_per_parameter,
                 "good_rates": str(study.good_rates(contender.name) or "not probed"),
                 "batch_effects": {
-                    f"{times:g}": effect for times, effect in study.batch_effects(contender.name).items()
+                    f"{times:g}": effect if math.isfinite(effect) else None  # None where a run diverged
+                    for times, effect in study.batch_effects(contender.name).items()
                 },
             }
             for contender in study.contenders

@@ -59,6 +59,11 @@ def test_an_error_is_good_where_it_is_low_and_noise_widens_the_range() -> None:
     assert (narrow.low, narrow.high, wide.low, wide.high) == (1.0, 1.0, 1 / 3, 1.0)
 
 
+def test_rates_that_do_no_better_than_the_trivial_guess_are_not_good() -> None:
+    trials = made({1 / 3: 0.34, 1.0: 0.33, 3.0: 0.35})
+    assert good_rates(trials, higher_is_better=True, trivial=0.33, seed_sd=0.05) is None
+
+
 def test_batch_sizes_that_the_split_does_not_hold_are_left_out() -> None:
     assert len(list(probes(PLAIN, rows=200))) == len(RATES) + len(BATCHES)
     assert [batch for _, batch, _ in probes(PLAIN, rows=90) if batch != 1.0] == [0.25]
@@ -68,7 +73,7 @@ def test_batch_sizes_that_the_split_does_not_hold_are_left_out() -> None:
 
 
 def test_probes_are_made_once_and_do_not_count_as_runs_of_the_contender(task: Task, tmp_path: Path) -> None:
-    recipes = {"a": PLAIN, "b": PLAIN.apply(Edit("optimizer.lr", 1e-5))}
+    recipes = {"a": PLAIN, "b": PLAIN.apply(Edit("optimizer.lr", 0.004))}
     told: list[str] = []
     study = compare(task, recipes, seeds=3, sensitivity=True, out=tmp_path, say=told.append)
     assert len(told) == 2 * 3 + SEEDS * 2 * (len(RATES) + len(BATCHES))
@@ -77,7 +82,7 @@ def test_probes_are_made_once_and_do_not_count_as_runs_of_the_contender(task: Ta
     assert len(told) == len(study.trials)
     alone = compare(task, recipes, seeds=3)
     assert study.scores("a") == alone.scores("a")
-    # With a rate of 1e-5 more steps and larger rates are all that helps.
+    # With a rate of 0.004 more steps and larger rates are all that helps.
     found = study.good_rates("b")
     assert found is not None
     assert found.high == 9.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,7 +114,10 @@ def _plain(study: Study) -> dict[str, object]:
                 "steps_to_target": study.steps_to_target(contender.name),
                 "state_bytes_per_parameter": contender.state_bytes_per_parameter,
                 "good_rates": study.good_rates(contender.name),
-                "batch_effects": {f"{k:g}": v for k, v in study.batch_effects(contender.name).items()},
+                "batch_effects": {
+                    f"{times:g}": effect if math.isfinite(effect) else None  # None where a run diverged
+                    for times, effect in study.batch_effects(contender.name).items()
+                },
             }
             for contender in study.contenders
         ],

@@ -71,7 +71,8 @@ def good_rates(
     """Return the unbroken range of rates around the best one of those tried that does about as well.
 
     About as well is a mean metric at most a twentieth of the best one's gain over `trivial` worse, or one seed standard
-    deviation where that is more. `None` where no other rate than the contender's own was tried.
+    deviation where that is more. `None` where no other rate than the contender's own was tried, or none of them gains
+    more over the trivial guess than that.
 
     >>> from trivet.tuning.study import Trial
     >>> ran = zip((1 / 9, 1 / 3, 1.0, 3.0, 9.0), (0.6, 0.89, 0.90, 0.88, None))
@@ -89,6 +90,8 @@ def good_rates(
     sign = 1 if higher_is_better else -1
     gain = means[top] - sign * trivial if trivial is not None else 0.0
     slack = max((1 - KEPT) * gain, seed_sd if math.isfinite(seed_sd) else 0.0)
+    if trivial is not None and gain <= slack:
+        return None
     good = [means[rate] >= means[top] - slack for rate in rates]
     first = last = rates.index(top)
     while first > 0 and good[first - 1]:

@@ -45,8 +45,15 @@ def _sensitivity(study: Study) -> list[str]:
     rows = [("contender", "good rates", "batch size, change of the mean metric")]
     for contender in study.contenders:
         found, effects = study.good_rates(contender.name), study.batch_effects(contender.name)
-        told = ", ".join(f"{times:.2g} times: {effect:+.2g}" for times, effect in effects.items())
-        rows += [(contender.name, str(found) if found is not None else "-", told or "-")] if found or effects else []
+        told = ", ".join(
+            f"{times:.2g} times: {f'{effect:+.2g}' if math.isfinite(effect) else 'diverged'}"
+            for times, effect in effects.items()
+        )
+        rows += (
+            [(contender.name, str(found) if found is not None else "none that learns", told or "-")]
+            if found or effects
+            else []
+        )
     return ["", *_aligned(rows)] if len(rows) > 1 else []
 
 
