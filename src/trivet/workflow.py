@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import platform
 import shlex
-import statistics
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,25 +16,12 @@ from trivet.advice import lint, recommend
 from trivet.doctor import Doctor
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
-from trivet.figures.style import number
+from trivet.judging import judge
 from trivet.recipes import Advice, Edit, Recipe
-from trivet.record import (
-    Baseline,
-    Eval,
-    Event,
-    Journal,
-    Judged,
-    Note,
-    Result,
-    Run,
-    Step,
-    TaskCard,
-    new_run,
-    refuse_taken,
-)
+from trivet.record import Journal, Note, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
-from trivet.tasks import KINDS, Decision, Split, Task, bootstrap_difference, read_task
-from trivet.training import Outcome, Recorder, make_progress, predict_outputs, rehearse, train
+from trivet.tasks import Split, Task, read_task
+from trivet.training import Outcome, Pace, Recorder, make_progress, rehearse, train
 from trivet.tuning import LRRange, find_lr
 
 if TYPE_CHECKING:
@@ -137,7 +121,7 @@ def _carry_on(
         )
     _save_weights(run, outcome)
     if outcome.reason != "interrupted":
-        run.write("result.json", _judge(task, outcome, card.seed, device))
+        run.write("result.json", judge(task, outcome, card.seed, device))
     write_report(run)
     return run
 
@@ -244,7 +228,7 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
     if seconds is None or (run.path / "checkpoint.pt").exists():
         return recipe
     probe = recipe.apply(Edit("epochs", min(recipe.epochs, 20 * recipe.batch_size / len(task.train))))
-    began, pace = perf_counter(), _Pace()
+    began, pace = perf_counter(), Pace()
     train(task, probe, seed=card.seed, callbacks=[pace])
     per_epoch = max(1, len(task.train) // (recipe.batch_size * recipe.accumulate))
     per_step = pace.step() + pace.evaluation / per_epoch
@@ -268,66 +252,6 @@ def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card:
     return cut
 
 
-class _Pace:
-    """Times steps and evaluation apart: the first step pays for compilation, and an evaluation is no step."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.evaluation = 0.0
-
-    def handle(self, event: Event) -> None:
-        if isinstance(event, Step):
-            self.times.append(event.seconds)
-        elif isinstance(event, Eval) and self.times:
-            self.evaluation = event.seconds - self.times[-1]
-
-    def step(self) -> float:
-        """Return the seconds of an ordinary step: the mean without the slowest quarter."""
-        lengths = sorted(later - earlier for earlier, later in itertools.pairwise([0.0, *self.times]))
-        return max(1e-6, statistics.fmean(lengths[: max(1, 3 * len(lengths) // 4)]))
-
-
-def _judge(task: Task, outcome: Outcome, seed: int, device: str) -> Result:
-    outputs, targets = predict_outputs(outcome.model, task.test, device=device)
-    kind = KINDS[task.kind]
-    decisions: tuple[Decision, ...] = ()
-    if kind.decides:
-        decisions = kind.fit_decisions(*predict_outputs(outcome.model, task.val, device=device), task.metric)
-        outputs = kind.decide(outputs, decisions, task.metric)
-    test = task.metric(outputs, targets)
-    if not math.isfinite(test):
-        raise InputError(
-            f"{task.metric.name} is {test} on the {len(task.test)} test rows, so there is no verdict: it may need more "
-            "rows of each class, or another metric"
-        )
-    baselines = []
-    for known in task.baselines():
-        if math.isfinite(known.value):
-            ahead = bootstrap_difference(task.metric, outputs, known.outputs, targets, seed=seed)
-            baselines.append(Baseline(known.name, known.value, ahead if math.isfinite(ahead[0]) else None))
-    metric = Judged(
-        name=task.metric.name,
-        test=test,
-        interval=task.interval(outputs, targets, seed=seed),
-        val=outcome.metric,
-        higher_is_better=task.metric.higher_is_better,
-        baselines=tuple(baselines),
-    )
-    return Result(
-        metric=metric,
-        verdict=verdict(metric),
-        test_rows=len(task.test),
-        step=outcome.step,
-        steps=outcome.steps,
-        best_step=outcome.best_step,
-        reason=outcome.reason,
-        seconds=round(outcome.seconds, 2),
-        overhead=round(outcome.overhead, 4),
-        decision=decisions[0] if len(decisions) == 1 else None,
-        decisions=decisions if len(decisions) > 1 else (),
-    )
-
-
 def export(run: Run | str | Path, folder: str | Path) -> Path:
     """Write a run as a plain PyTorch script (`train.py`) with its encoded data (`data.npz`); returns the script.
 
@@ -346,20 +270,6 @@ def export(run: Run | str | Path, folder: str | Path) -> Path:
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror}") from error
     return script
-
-
-def verdict(metric: Judged) -> str:
-    """Say how the metric stands against each baseline; a difference whose interval holds zero is no difference."""
-    sign = 1 if metric.higher_is_better else -1
-    said = [f"{number(metric.test)} on the test split."]
-    for baseline in metric.baselines:
-        ahead = sign * (metric.test - baseline.value)
-        low, high = baseline.ahead or (-math.inf, math.inf)
-        how = f"{'ahead' if ahead >= 0 else 'behind'} by {number(abs(ahead), 2)}"
-        interval = f"{number(low, 2)} to {number(high, 2)}"
-        word = "Better than" if low > 0 else "Worse than" if high < 0 else "Too close to call against"
-        said.append(f"{word} {baseline.name} ({number(baseline.value)}): {how} (95 % interval {interval}).")
-    return " ".join(said)
 
 
 def _save_weights(run: Run, outcome: Outcome) -> None:

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 import trivet
 from trivet.errors import DivergedError, RunError
+from trivet.judging import verdict
 from trivet.record import Journal, Resume, Run, TaskCard
-from trivet.workflow import parse_budget, verdict
+from trivet.workflow import parse_budget
 
 pytestmark = pytest.mark.app
 
@@ -293,9 +294,9 @@ def test_nothing_to_fit_is_said() -> None:
 
 def test_a_slow_first_step_does_not_shorten_the_run() -> None:
     from trivet.record import Eval, Step
-    from trivet.workflow import _Pace
+    from trivet.training import Pace
 
-    pace = _Pace()
+    pace = Pace()
     for number in range(20):  # five seconds of compilation, then 10 ms a step, with evaluations of 0.3 s in between
         pace.handle(Step(number + 1, 1.0, 0.1, 5.0 + 0.01 * number + 0.3 * (number // 10)))
         if number in (9, 19):

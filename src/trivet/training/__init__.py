@@ -5,6 +5,7 @@ from __future__ import annotations
 from trivet.training.callbacks import Callback, Observer, Recorder
 from trivet.training.initialization import best_constant, initialize
 from trivet.training.loop import Outcome, align, call, evaluate, predict_outputs, train
+from trivet.training.pace import Pace
 from trivet.training.progress import make_progress
 from trivet.training.random_state import RandomState
 from trivet.training.rehearsal import rehearse
@@ -13,6 +14,7 @@ __all__ = [
     "Callback",
     "Observer",
     "Outcome",
+    "Pace",
     "RandomState",
     "Recorder",
     "align",
