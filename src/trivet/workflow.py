@@ -1,4 +1,4 @@
-"""The main job on one page: look, recommend, find the rate, train, judge, report."""
+"""The main job on one page: look, recommend, find the rate, race, train, judge, report."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 import trivet
 from trivet.advice import lint, recommend
+from trivet.budget import MARGIN, RACE_PART, SEARCH_PART, Budget, cut_to, pace_of, parse_budget
 from trivet.doctor import Doctor
 from trivet.errors import InputError, RunError
 from trivet.facts import Profile, profile
@@ -22,7 +23,9 @@ from trivet.record import Journal, Note, Run, TaskCard, new_run, refuse_taken
 from trivet.report import write_report
 from trivet.tasks import Split, Task, read_task
 from trivet.training import Outcome, Pace, Recorder, make_progress, rehearse, train
-from trivet.tuning import LRRange, find_lr
+from trivet.tuning import LRRange, Plan, Race, find_lr, plan_race
+from trivet.tuning import race as run_race
+from trivet.tuning.race import TRIALS
 
 if TYPE_CHECKING:
     from trivet.training.progress import Progress
@@ -45,12 +48,13 @@ def fit(
     seed: int = 0,
     budget: float | str | None = None,
     out: str | Path | None = None,
+    race: bool = True,
     resume: str | Path | None = None,
     progress: str = "auto",
     device: str = "auto",
     checkpoint_every: float = 30.0,
 ) -> Run:
-    """Choose a recipe for a task, say why, find the rate, train, judge on the test split, and leave a report.
+    """Choose a recipe for a task, say why, find the rate, race, train, judge on the test split, and leave a report.
 
     Arguments
     ---------
@@ -58,6 +62,7 @@ def fit(
         `group` or `time` (columns to split by) and `text` (columns to read as text) then go with it.
     recipe : a `Recipe` or a recipe file to train with as it is, instead of recommending one.
     budget : seconds, or text such as "10m", for everything; the length is cut to fit before training starts.
+    race : let a few other recipes run against the recommended one first, shortly (see `trivet.tuning.race`).
     out : the run's directory; `runs/NAME-xxxx` by default. resume : an unfinished run to go on with.
     progress : "auto", "rich", "plain", "json", "html" or "off". device : "auto", "cpu", "cuda", ...
 
@@ -79,7 +84,7 @@ def fit(
             run, task, card = _reopen(task, Run.open(resume))
         else:
             wanted = Recipe.load(recipe) if isinstance(recipe, str | Path) else recipe
-            run, task, card = _begin(task, given, wanted, seed, parse_budget(budget), out, device)
+            run, task, card = _begin(task, given, wanted, seed, parse_budget(budget), race, out, device)
         if run.status == "done":
             return run
         return _carry_on(run, task, card, display, device, checkpoint_every, began)
@@ -90,24 +95,25 @@ def _carry_on(
 ) -> Run:
     """Do the stages that the run's directory lacks."""
 
-    def left() -> float | None:
-        return None if card.budget is None else max(1.0, card.budget - (perf_counter() - began))
-
+    budget = Budget(card.budget, began)
     chosen, facts = run.recipe, run.read("profile.json", Profile)
     if not (run.path / "checkpoint.pt").exists():
         display.say(chosen.explain())
-        accused = _accuse(chosen, task, facts, card)
-        for said in accused:
-            display.say(f"lint: {said}")
+        notes = [f"lint: {said}" for said in _accuse(chosen, task, facts, card)]
+        for said in notes:
+            display.say(said)
     else:
-        accused = []
-    chosen = _fit_into(run, task, chosen, left(), card)
+        notes = []
+    searches = 0.0 if card.own_recipe else SEARCH_PART + (RACE_PART if card.race else 0.0)
+    chosen, pace = _cut(run, task, chosen, budget, 1 - MARGIN - searches, card.seed, device)
     if not card.own_recipe:
-        chosen = _find_rate(run, task, chosen, facts, left(), card.seed, display)
+        chosen = _find_rate(run, task, chosen, facts, budget.part(SEARCH_PART), card.seed, display)
+        chosen, raced = _race(run, task, chosen, facts, budget.part(RACE_PART), pace, card, display, device)
+        notes += raced
     display.say(f"training into {run.path}")
     with Journal(run.path / "record.jsonl") as journal:
-        for said in accused:
-            journal.write(Note(0, f"lint: {said}"))
+        for said in notes:
+            journal.write(Note(0, said))
         outcome = train(
             task,
             chosen,
@@ -115,7 +121,7 @@ def _carry_on(
             callbacks=(Recorder(journal), display),
             checkpoints=run.path,
             checkpoint_every=checkpoint_every,
-            seconds=left(),
+            seconds=budget.left(),
             device=device,
             observer=Doctor(),
         )
@@ -135,6 +141,7 @@ def _begin(
     wanted: Recipe | None,
     seed: int,
     budget: float | None,
+    race: bool,
     out: str | Path | None,
     device: str,
 ) -> tuple[Run, Task, TaskCard]:
@@ -152,7 +159,7 @@ def _begin(
     chosen = wanted if wanted is not None else recommend(task, facts)
     rehearse(task, chosen, seed=seed, device=device)
     run = new_run(task.name, out=out)
-    card = _card(task, source, given, seed, budget, wanted is not None)
+    card = _card(task, source, given, seed, budget, wanted is not None, race)
     run.write("environment.json", environment())
     run.write("profile.json", facts)
     run.write("predictor.json", task.predictor())
@@ -182,6 +189,22 @@ def _reopen(task: Task | str | None, run: Run) -> tuple[Run, Task, TaskCard]:
     return run, task, card
 
 
+def _cut(
+    run: Run, task: Task, recipe: Recipe, budget: Budget, share: float, seed: int, device: str
+) -> tuple[Recipe, Pace | None]:
+    """Cut the length so that the decay ends within the budget; a resumed run keeps the length that it has."""
+    if budget.seconds is None:
+        return recipe, None
+    pace = pace_of(task, recipe, seed=seed, device=device)
+    budget.expect(task, lambda: write_report(run), pace.evaluation)
+    seconds = budget.part(share)
+    if seconds is None or (run.path / "checkpoint.pt").exists() or (run.path / "race_plan.json").exists():
+        return recipe, pace
+    cut = cut_to(task, recipe, seconds, pace)
+    run.write_recipe(cut)
+    return cut, pace
+
+
 def _find_rate(
     run: Run, task: Task, recipe: Recipe, facts: Profile | None, seconds: float | None, seed: int, display: Progress
 ) -> Recipe:
@@ -194,9 +217,7 @@ def _find_rate(
             f"rate: not looked for, a run of {steps} steps is shorter than a range test; {recipe.optimizer['lr']}"
         )
         return recipe
-    # A third of what is left: the search costs at most half of the run that follows it.
-    budget = None if seconds is None else seconds / 3
-    found = find_lr(task, recipe, seed=seed, profile=facts, budget=budget, say=display.say)
+    found = find_lr(task, recipe, seed=seed, profile=facts, budget=seconds, say=display.say)
     before = recipe.optimizer["lr"]
     display.say(f"rate: {found}")
     if not found.abstained:
@@ -214,6 +235,40 @@ def _find_rate(
     return recipe
 
 
+def _race(
+    run: Run,
+    task: Task,
+    recipe: Recipe,
+    facts: Profile | None,
+    seconds: float | None,
+    pace: Pace | None,
+    card: TaskCard,
+    display: Progress,
+    device: str,
+) -> tuple[Recipe, list[str]]:
+    """Let others run against the recipe, and return the one to train with what is to be noted in the record."""
+    if run.read("race.json", Race) is not None or (run.path / "checkpoint.pt").exists():
+        return recipe, []
+    if not card.race:
+        return recipe, []
+    plan = run.read("race_plan.json", Plan)
+    if plan is None:
+        per_step = None if pace is None else pace.step() + pace.evaluation * recipe.batch_size / len(task.train)
+        plan = plan_race(task, recipe, facts, seed=card.seed, budget=seconds, per_step=per_step)
+        run.write("race_plan.json", plan)
+    if plan.skipped:
+        found = Race(plan, (), "recommended", f"There was no race: {plan.skipped}.")
+    else:
+        names = ", ".join(plan.contenders)
+        display.say(f"race: at most {TRIALS} runs of {plan.steps} steps, about {plan.seconds:.0f} s: {names}")
+        found = run_race(task, plan, book=run.path / "race.jsonl", seconds=seconds, device=device, say=display.say)
+    display.say(f"race: {found.choice}. {found.reason}")
+    chosen = found.advise(recipe)
+    run.write_recipe(chosen)
+    run.write("race.json", found)
+    return chosen, [f"race: {found.choice}. {found.reason}"]
+
+
 def _why_this_rate(found: LRRange) -> str:
     said = f"A range test puts the usable rates between {found.low:.2g} and {found.high:.2g}"
     if found.edge is not None:
@@ -221,35 +276,6 @@ def _why_this_rate(found: LRRange) -> str:
     if found.tried:
         said += f"; {len(found.tried)} short decayed runs, judged on held-out data, decide within it"
     return said + "."
-
-
-def _fit_into(run: Run, task: Task, recipe: Recipe, seconds: float | None, card: TaskCard) -> Recipe:
-    """Cut the length so that the decay ends within the budget; a resumed run keeps the length that it has."""
-    if seconds is None or (run.path / "checkpoint.pt").exists():
-        return recipe
-    probe = recipe.apply(Edit("epochs", min(recipe.epochs, 20 * recipe.batch_size / len(task.train))))
-    began, pace = perf_counter(), Pace()
-    train(task, probe, seed=card.seed, callbacks=[pace])
-    per_epoch = max(1, len(task.train) // (recipe.batch_size * recipe.accumulate))
-    per_step = pace.step() + pace.evaluation / per_epoch
-    # A quarter is kept for the judgement and the report; finding the rate costs up to half of the run again.
-    left = 0.75 * (seconds - (perf_counter() - began)) / (1.0 if card.own_recipe else 1.5)
-    affordable = max(1.0, (left - pace.evaluation) / per_step)
-    steps = recipe.epochs * len(task.train) / recipe.batch_size
-    if affordable >= steps:
-        return recipe
-    epochs = float(f"{max(affordable * recipe.batch_size / len(task.train), 0.1):.3g}")
-    cut = recipe.advise(
-        Advice(
-            Edit("epochs", epochs),
-            f"The budget allows about {affordable:,.0f} steps, and a schedule that ends inside it beats one cut off.",
-            {"seconds per step": per_step, "seconds left": seconds},
-            "the first steps without the slowest of them, and one evaluation",
-            confidence=0.9,
-        )
-    )
-    run.write_recipe(cut)
-    return cut
 
 
 def export(run: Run | str | Path, folder: str | Path) -> Path:
@@ -297,7 +323,7 @@ def environment() -> dict[str, str | int]:
 
 
 def _card(
-    task: Task, source: str, given: dict[str, str], seed: int, budget: float | None, own_recipe: bool
+    task: Task, source: str, given: dict[str, str], seed: int, budget: float | None, own_recipe: bool, race: bool
 ) -> TaskCard:
     words = ["trivet", "fit", source]
     for name, word in given.items():
@@ -317,6 +343,7 @@ def _card(
         command=shlex.join(words) if source else "trivet.fit(task)",
         budget=budget,
         own_recipe=own_recipe,
+        race=race,
     )
 
 
@@ -332,24 +359,3 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; try cpu") from error
     return name
-
-
-def parse_budget(budget: float | str | None) -> float | None:
-    """Return a budget in seconds from a number or from text with a unit.
-
-    >>> parse_budget("10m"), parse_budget(90), parse_budget("1.5h")
-    (600.0, 90.0, 5400.0)
-    """
-    if budget is None:
-        return None
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    text = str(budget).strip().lower()
-    factor = units.get(text[-1:], 1.0)
-    number = text[:-1] if text[-1:] in units else text
-    try:
-        seconds = float(number) * factor
-    except ValueError:
-        raise RunError(f"budget {budget!r} is not a time; write seconds, or 90s, 10m, 1.5h") from None
-    if not 0 < seconds < float("inf"):
-        raise RunError(f"budget {budget!r} must be above 0")
-    return seconds

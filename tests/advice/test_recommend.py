@@ -117,15 +117,48 @@ def test_recurrence_is_clipped_and_a_normalised_classifier_is_not() -> None:
     assert optimizer.clipping(classes([10] * 3), START) is None
 
 
-def test_the_rate_follows_the_batch_size_linearly_for_sgd_and_by_the_root_for_adam() -> None:
+def test_the_rate_rises_with_large_batches_and_stays_with_small_ones() -> None:
     sgd = START.from_dict(START.as_dict() | {"optimizer": {"name": "SGD", "lr": 1.0}})
 
     def lr(recipe: Recipe, batch: int) -> float:
+        # As many rows as make a hundred thousand steps: the length says nothing then.
         changed = Recipe.from_dict(recipe.as_dict() | {"batch_size": batch})
-        return float(rate.rate(facts(), changed)[0].edit.value)  # type: ignore[arg-type]
+        return float(rate.rate(facts(data={"rows": 5000 * batch}), changed)[0].edit.value)  # type: ignore[arg-type]
 
-    assert lr(sgd, 128) / lr(sgd, 32) == pytest.approx(4, rel=0.05)
-    assert lr(START, 256) / lr(START, 64) == pytest.approx(2, rel=0.05)
+    assert lr(sgd, 512) / lr(sgd, 128) == pytest.approx(4, rel=0.05)
+    assert lr(START, 1024) / lr(START, 256) == pytest.approx(2, rel=0.05)
+    assert lr(sgd, 16) == lr(sgd, 128)
+    assert lr(START, 16) == lr(START, 256)
+
+
+def test_a_short_run_gets_a_higher_rate_and_a_pretrained_model_does_not() -> None:
+    def lr(rows: int, model: ModelFacts = MLP) -> float:
+        changed = Recipe.from_dict(START.as_dict() | {"batch_size": 32, "epochs": 10})
+        return float(rate.rate(facts(data={"rows": rows}, model=model), changed)[0].edit.value)  # type: ignore[arg-type]
+
+    assert lr(96_000) / lr(1_536_000) == pytest.approx(1, rel=0.05)  # 30,000 steps and more are long
+    assert lr(3_200) / lr(96_000) == pytest.approx(30**0.25, rel=0.05)
+    assert lr(320) == lr(3_200)  # a run of a hundred steps wants no more than one of a thousand
+    loaded = msgspec.structs.replace(MLP, pretrained=True)
+    assert lr(320, loaded) == lr(96_000, loaded)
+
+
+def test_a_large_model_gets_the_lower_rate_that_published_recipes_have() -> None:
+    gpt = msgspec.structs.replace(MLP, layers={"attention": 12, "linear": 48}, parameters=124_000_000)
+    long = Recipe.from_dict(START.as_dict() | {"batch_size": 256, "epochs": 100})
+    lr = rate.rate(facts(data={"rows": 1_000_000}, model=gpt), long)[0].edit.value
+    assert lr == pytest.approx(6e-4, rel=0.1)  # nanoGPT
+
+
+def test_the_rate_knows_the_length_that_a_task_fixes() -> None:
+    import numpy as np
+
+    from trivet import Task
+    from trivet.advice import recommend
+
+    x, y = np.random.default_rng(0).normal(size=(300, 4)), np.arange(300) % 3
+    short, long = (recommend(Task.from_arrays(x, y, kind="multiclass", steps=steps)) for steps in (100, 100_000))
+    assert short.optimizer["lr"] > 2 * long.optimizer["lr"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("rows", [20, 100, 1000, 20_000, 2_000_000])

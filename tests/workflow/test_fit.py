@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 import trivet
+from trivet.budget import parse_budget
 from trivet.errors import DivergedError, RunError
 from trivet.judging import verdict
 from trivet.record import Journal, Resume, Run, TaskCard
-from trivet.workflow import parse_budget
 
 pytestmark = pytest.mark.app
 

@@ -53,6 +53,7 @@ def fit(
     time: Time = None,
     text: Text = None,
     budget: Annotated[str | None, Parameter(help="Time for everything: 90s, 10m, 1.5h.")] = None,
+    race: Annotated[bool, Parameter(help="Let a few other recipes run against the recommended one first.")] = True,
     resume: Annotated[str | None, Parameter(help="Go on with an unfinished run.")] = None,
     out: Annotated[str | None, Parameter(help="The run's directory; runs/NAME-xxxx by default.")] = None,
     seed: Seed = 0,
@@ -61,13 +62,13 @@ def fit(
     checkpoint_every: Annotated[float, Parameter(help="Seconds between checkpoints.")] = 30.0,
     json: Json = False,
 ) -> int:
-    """Choose a recipe for DATA, find the rate, train, judge on the test split, and leave a report."""
+    """Choose a recipe for DATA, find the rate, race it, train, judge on the test split, and leave a report."""
     from trivet.figures.style import number
     from trivet.workflow import fit
 
     run = fit(
         data, recipe, target=target, model=model, kind=kind, metric=metric, group=group, time=time, text=text,
-        budget=budget, resume=resume, out=out, seed=seed, device=device, progress=progress,
+        budget=budget, race=race, resume=resume, out=out, seed=seed, device=device, progress=progress,
         checkpoint_every=checkpoint_every,
     )  # fmt: skip
     result = run.result

@@ -36,11 +36,11 @@ def lr_find(
 ) -> None:
     """Find the learning rate for DATA: a range test, then short decayed runs judged on held-out data."""
     from trivet.advice import recommend
+    from trivet.budget import parse_budget
     from trivet.facts import profile
     from trivet.recipes import Recipe
     from trivet.tasks import read_task
     from trivet.tuning import find_lr
-    from trivet.workflow import parse_budget
 
     task = read_task(data, target=target, kind=kind, metric=metric, model=model, seed=seed)
     facts = profile(task, seed=seed)

@@ -36,10 +36,10 @@ def search(
     json: Json = False,
 ) -> None:
     """Search for a recipe for DATA: short runs first, then a final over fresh seeds, judged by the task's metric."""
+    from trivet.budget import parse_budget
     from trivet.recipes import Recipe
     from trivet.tasks import read_task
     from trivet.tuning import search
-    from trivet.workflow import parse_budget
 
     if workers < 1:
         raise InputError(f"--workers {workers} cannot work; give 1 or more")

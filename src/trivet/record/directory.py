@@ -32,6 +32,7 @@ class Run:
     recipe.toml          what is run               task.json         what it is run on
     why.json             the reasons               profile.json      the facts they rest on
     lr_range.json        the range test            environment.json  versions, machine, seed
+    race.json            the race before the run   race.jsonl        its short runs, one a line
     record.jsonl         every event               checkpoint.pt     the latest state, for resuming
     model.safetensors    the best weights          result.json       the verdict
     predictor.json       how new rows are read    report.html       all of it, to look at

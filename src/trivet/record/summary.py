@@ -12,7 +12,7 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
 
     `source` is what the reader was given, with the words beside it in `given` (target, kind, metric, model); it is
     empty for a task made in Python, which only Python can make again. With `own_recipe` the user gave the recipe, and
-    its rate is not looked for.
+    its rate is not looked for; without `race` the recommended recipe runs unopposed.
     """
 
     name: str
@@ -27,6 +27,7 @@ class TaskCard(msgspec.Struct, frozen=True, kw_only=True):
     command: str = ""
     budget: float | None = None
     own_recipe: bool = False
+    race: bool = True
 
 
 class Baseline(msgspec.Struct, frozen=True):

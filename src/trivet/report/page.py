@@ -11,7 +11,7 @@ from trivet.figures import curves
 from trivet.figures.style import number, to_svg
 from trivet.recipes.explain import short, stated, sureness
 from trivet.record import Record, Result, Run, TaskCard
-from trivet.tuning import LRRange
+from trivet.tuning import LRRange, Race
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6472; --paper: #fdfdfb; --card: #f3f3ee; --line: #dcdcd4;
@@ -53,6 +53,7 @@ def write_report(run: Run) -> Path:
             _curves(record),
             _findings(record),
             _range_test(run),
+            _race(run),
             _facts(run, task),
             _reproduce(run, task),
         )
@@ -180,6 +181,24 @@ def _range_test(run: Run) -> str:
     return (
         f"<h2>The learning rate</h2><figure>{to_svg(found.plot(), label='loss against learning rate')}"
         f"<figcaption>{escape(str(found))}: {escape(found.reason)}; {found.seconds:.1f} s.</figcaption></figure>"
+    )
+
+
+def _race(run: Run) -> str:
+    found = run.read("race.json", Race)
+    if found is None:
+        return ""
+    metrics: dict[str, list[str]] = {name: [] for name in found.plan.contenders}
+    for heat in found.heats:
+        metrics[heat.contender].append("diverged" if heat.metric is None else number(heat.metric))
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{', '.join(values)}</td></tr>" for name, values in metrics.items() if values
+    )
+    return f"<h2>The race before it</h2><p><b>{escape(found.choice)}.</b> {escape(found.reason)}</p>" + (
+        f"<table>{rows}</table><p class='soft'>The best validation metric of each run of {found.plan.steps:,} "
+        f"steps, every one with its own whole decay; {len(found.heats)} runs in {found.seconds:.0f} s.</p>"
+        if rows
+        else ""
     )
 
 

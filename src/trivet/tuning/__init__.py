@@ -6,6 +6,7 @@ from trivet.tuning.comparison import compare
 from trivet.tuning.hessian import Curvature, curvature
 from trivet.tuning.lr_finder import find_lr
 from trivet.tuning.lr_range import LRRange
+from trivet.tuning.race import Plan, Race, plan_race, race
 from trivet.tuning.recipe_search import search
 from trivet.tuning.space import OptimizerSpace, Range, Space
 from trivet.tuning.study import Study
@@ -14,11 +15,15 @@ __all__ = [
     "Curvature",
     "LRRange",
     "OptimizerSpace",
+    "Plan",
+    "Race",
     "Range",
     "Space",
     "Study",
     "compare",
     "curvature",
     "find_lr",
+    "plan_race",
+    "race",
     "search",
 ]

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from trivet.tasks import Task
 
 # In the order in which a person would decide: where to go, how to move, how far, for how long.
-RULES = (*loss.RULES, *optimizer.RULES, *length.RULES, *rate.RULES)
+BEFORE_THE_RATE = (*loss.RULES, *optimizer.RULES, *length.RULES)
+RULES = (*BEFORE_THE_RATE, *rate.RULES)
 
 
 def recommend(task: Task, facts: Profile | None = None, *, seed: int = 0) -> Recipe:
@@ -30,7 +31,9 @@ def recommend(task: Task, facts: Profile | None = None, *, seed: int = 0) -> Rec
     facts = profile(task, seed=seed) if facts is None else facts
     plain = dict(KINDS[facts.kind].plain_loss(facts.data.outputs))
     start = Recipe(loss=plain, optimizer={"name": "AdamW", "lr": 1e-3})
-    return _respect(run_rules(RULES, facts, start, fold=_take), task)
+    # The rate follows the length, so that what the user fixed on the task must be known before it is chosen.
+    sized = _respect(run_rules(BEFORE_THE_RATE, facts, start, fold=_take), task)
+    return run_rules(rate.RULES, facts, sized, fold=_take)
 
 
 def _take(recipe: Recipe, advice: tuple[Advice, ...]) -> Recipe:
@@ -38,7 +41,7 @@ def _take(recipe: Recipe, advice: tuple[Advice, ...]) -> Recipe:
 
 
 def _respect(recipe: Recipe, task: Task) -> Recipe:
-    """Put what the user fixed on the task above every rule."""
+    """Put what the user fixed on the task above every rule before it."""
     fixed: list[Advice] = []
     batch_size = task.batch_size or recipe.batch_size
     if task.batch_size is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from trivet.facts import Profile
@@ -58,20 +59,53 @@ def rate_prior(optimizer: str, *, pretrained: bool = False) -> RatePrior:
     return RatePrior(prior.low / 30, prior.pick / 20, prior.high / 10, prior.base_batch, prior.source)
 
 
+# Priors are rates of long runs. Measured on short ones (benchmarks/regret.py, 120 to 350 steps; docs/decisions/134),
+# good rates were two to three times higher, and hardly changed with batches of 16 to 256 rows.
+LONG, SHORT = 30_000, 1_000
+# Tuned rates of adaptive methods fall with the width; the priors' are of models up to this size (AlgoPerf, nanoGPT).
+SMALL = 1_000_000
+
+
+def length_factor(steps: float) -> float:
+    """Return how much higher the rate of a run of some steps is than a long one's: the fourth root of the ratio.
+
+    The best constant step length of T steps falls with the square root of T (Nemirovski et al. 2009); with a decay it
+    falls less, and at the ends not at all.
+
+    >>> length_factor(30_000), round(length_factor(200), 2)
+    (1.0, 2.34)
+    """
+    return max(1.0, math.pow(LONG / max(steps, SHORT), 0.25))
+
+
 def rate(profile: Profile, recipe: Recipe) -> tuple[Advice, ...]:
-    """Take the prior's rate, scaled from its batch size to ours."""
-    name = str(recipe.optimizer["name"])
-    prior = rate_prior(name, pretrained=profile.model.pretrained)
-    scaled = scaled_lr(prior.pick, batch_size=recipe.batch_size, base_batch_size=prior.base_batch, optimizer=name)
-    lr = float(f"{min(max(scaled.lr, prior.low), prior.high):.2g}")
+    """Take the prior's rate; raise it for a short run and a large batch, lower it for a large model."""
+    name, model = str(recipe.optimizer["name"]), profile.model
+    prior = rate_prior(name, pretrained=model.pretrained)
+    steps = max(1.0, recipe.epochs * max(1, profile.data.rows // (recipe.batch_size * recipe.accumulate)))
+    batch = max(recipe.batch_size * recipe.accumulate, prior.base_batch)
+    scaled = scaled_lr(prior.pick, batch_size=batch, base_batch_size=prior.base_batch, optimizer=name)
+    longer = 1.0 if model.pretrained or scaled.rule == "none" else length_factor(steps)
+    larger = 1.0
+    if scaled.rule == "square root" and not model.pretrained:
+        larger = min(1.0, math.pow(SMALL / max(1, model.parameters), 0.25))
+    lr = float(f"{min(max(scaled.lr * longer * larger, prior.low), prior.high):.2g}")
+    reasons = [
+        f"Tuned rates of {name} lie mostly between {prior.low:g} and {prior.high:g}, those of long runs at "
+        f"about {prior.pick:g}."
+    ]
+    if batch > prior.base_batch:
+        reasons.append(f"Batches of {batch} allow more ({scaled.rule} scaling from {prior.base_batch}).")
+    if longer > 1:
+        reasons.append(f"A run of {steps:,.0f} steps wants {longer:.2g} times that: it has less time to get anywhere.")
+    if larger < 1:
+        reasons.append(f"A model of {model.parameters:,} parameters wants {larger:.2g} times that.")
     return (
         Advice(
             Edit("optimizer.lr", lr),
-            f"Tuned rates of {name} lie mostly between {prior.low:g} and {prior.high:g}; this is a good start for "
-            f"batches of {recipe.batch_size} ({scaled.rule} scaling from {prior.base_batch}). The range test confirms "
-            "it or moves it.",
-            {"low": prior.low, "high": prior.high, "batch": recipe.batch_size},
-            f"{prior.source}; {scaled.source}",
+            " ".join([*reasons, "The range test confirms it or moves it."]),
+            {"low": prior.low, "high": prior.high, "steps": round(steps), "batch": recipe.batch_size},
+            f"{prior.source}; short runs measured in benchmarks/regret.py; {scaled.source}".rstrip("; "),
             0.5,
         ),
     )
