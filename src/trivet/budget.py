@@ -22,6 +22,9 @@ __all__ = ["Budget", "cut_to", "parse_budget"]
 
 # Parts of what is left before training begins. The rest is for what no estimate sees, such as a busy machine.
 SEARCH_PART, RACE_PART, MARGIN = 0.15, 0.25, 0.08
+# Of the whole, at least, for what comes before the judgement: a verdict on no training would be worth nothing.
+LEAST = 0.35
+REPORT = 1.0  # seconds that drawing the figures of a report takes beyond an empty one's
 TIMED = 50  # resamples that are timed to know what a thousand take
 
 
@@ -45,14 +48,17 @@ class Budget:
         left = self.left()
         return None if left is None else share * left
 
-    def expect(self, task: Task, report: Callable[[], object], evaluation: float) -> None:
+    def expect(self, task: Task, report: Callable[[], object], evaluation: float) -> str:
         """Estimate the closing: the bootstraps by a few resamples, the predictions by an evaluation, a report by one.
 
-        The baselines are fitted here, once; the judgement finds them fitted.
+        The baselines are fitted here, once; the judgement finds them fitted. Returns what a person should know: how
+        far the budget cannot be kept, because of which part; an empty text where it can.
         """
         if self.seconds is None:
-            return
+            return ""
+        opening = perf_counter() - self.began
         written = _timed(report)
+        fitting = _timed(task.baselines)
         baselines = task.baselines()
         resampling = 0.0
         if baselines:
@@ -60,7 +66,17 @@ class Budget:
             resampling = _timed(lambda: task.interval(outputs, targets, resamples=TIMED)) * 1000 / TIMED
         rows = (len(task.test) + len(task.val)) / max(1, len(task.val))
         # One interval of the run's own metric, and of each baseline's difference, which is of two metrics.
-        self.closing = 1.5 * written + rows * evaluation + (1 + 2 * len(baselines)) * resampling
+        self.closing = REPORT + written + rows * evaluation + (1 + 2 * len(baselines)) * resampling
+        spent = perf_counter() - self.began
+        missing = spent + self.closing + LEAST * self.seconds - self.seconds
+        if missing <= 0:
+            return ""
+        asked, self.seconds = self.seconds, self.seconds + missing
+        return (
+            f"the budget of {asked:.3g} s will be exceeded by about {missing:.2g} s: reading and measuring took "
+            f"{opening:.2g} s, the baselines {fitting:.2g} s, the judgement and the report will take "
+            f"{self.closing:.2g} s, and training keeps {LEAST:.0%} of the budget"
+        )
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -105,7 +105,7 @@ def _carry_on(
     else:
         notes = []
     searches = 0.0 if card.own_recipe else SEARCH_PART + (RACE_PART if card.race else 0.0)
-    chosen, pace = _cut(run, task, chosen, budget, 1 - MARGIN - searches, card.seed, device)
+    chosen, pace = _cut(run, task, chosen, budget, 1 - MARGIN - searches, card.seed, display, device)
     if not card.own_recipe:
         chosen = _find_rate(run, task, chosen, facts, budget.part(SEARCH_PART), card.seed, display)
         chosen, raced = _race(run, task, chosen, facts, budget.part(RACE_PART), pace, card, display, device)
@@ -190,13 +190,22 @@ def _reopen(task: Task | str | None, run: Run) -> tuple[Run, Task, TaskCard]:
 
 
 def _cut(
-    run: Run, task: Task, recipe: Recipe, budget: Budget, share: float, seed: int, device: str
+    run: Run,
+    task: Task,
+    recipe: Recipe,
+    budget: Budget,
+    share: float,
+    seed: int,
+    display: Progress,
+    device: str,
 ) -> tuple[Recipe, Pace | None]:
     """Cut the length so that the decay ends within the budget; a resumed run keeps the length that it has."""
     if budget.seconds is None:
         return recipe, None
     pace = pace_of(task, recipe, seed=seed, device=device)
-    budget.expect(task, lambda: write_report(run), pace.evaluation)
+    warning = budget.expect(task, lambda: write_report(run), pace.evaluation)
+    if warning:
+        display.say(warning)
     seconds = budget.part(share)
     if seconds is None or (run.path / "checkpoint.pt").exists() or (run.path / "race_plan.json").exists():
         return recipe, pace

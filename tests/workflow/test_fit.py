@@ -235,16 +235,31 @@ def test_ctrl_c_finishes_the_step_saves_and_reports(tmp_path: Path) -> None:
     assert found.record.steps[-1].step == found.record.end.step
 
 
-def test_a_budget_cuts_the_length_before_training_and_holds(tmp_path: Path) -> None:
-    run = trivet.fit("sklearn:digits", out=tmp_path / "r", progress="off", budget=8)
+def test_a_budget_cuts_the_length_before_training(tmp_path: Path) -> None:
+    run = trivet.fit("sklearn:digits", out=tmp_path / "r", progress="off", budget=20)
     assert run.result is not None
     assert run.result.metric.test > 0.5
     assert run.recipe.epochs < trivet.recommend(trivet.read_task("sklearn:digits")).epochs
     assert any(advice.edit.path == "epochs" and "budget" in advice.reason for advice in run.recipe.why)
-    # The record's own clock: the loop ends within the step (and evaluation) in which the time ran out.
-    record = run.record
-    assert record.end is not None
-    assert record.steps[-1].seconds <= 8 + 4
+
+
+def test_a_budget_keeps_time_for_the_judgement_and_says_which_part_will_exceed_it() -> None:
+    from time import perf_counter
+
+    from trivet.budget import LEAST, Budget
+
+    task = trivet.read_task("sklearn:wine")
+    ample, tight = Budget(1000.0, perf_counter()), Budget(0.5, perf_counter())
+    assert ample.expect(task, lambda: None, 0.1) == ""
+    left = ample.left()
+    assert left is not None
+    assert 1000 - ample.closing - left < 5
+    said = tight.expect(task, lambda: time.sleep(0.6), 0.1)
+    assert "will be exceeded" in said
+    assert "the baselines" in said
+    assert tight.seconds is not None
+    assert tight.seconds > 0.5 * (1 + LEAST)
+    assert Budget(None, perf_counter()).left() is None
 
 
 def test_a_run_shorter_than_a_range_test_keeps_its_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
